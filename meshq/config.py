@@ -1,0 +1,152 @@
+"""The configuration: every setting, its default, and where a value may come from.
+
+A later source wins: the defaults here, then a TOML file, then `MESHQ_*` in the environment, then the command
+line. Names are checked in all of them, and a misspelt one is answered with the nearest that exists.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from meshq.errors import ConfigError
+
+Seconds = Annotated[float, Meta(gt=0, le=30 * 86400)]
+Count = Annotated[int, Meta(ge=1, le=10_000_000)]
+Bytes = Annotated[int, Meta(ge=1024, le=1 << 30)]
+
+ENV_PREFIX = "MESHQ_"
+# Read by the command line or by tasks, and no setting of the daemon.
+ENV_OTHER = frozenset({"MESHQ_DATA_DIR", "MESHQ_CONFIG", "MESHQ_CONNECT_TIMEOUT"})
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The settings of one daemon. Durations are seconds, sizes bytes; `configs/` gives the reason for each number."""
+
+    cluster: Annotated[str, Meta(min_length=1, max_length=64)] = "meshq"
+    name: Annotated[str, Meta(max_length=64)] = ""
+    host: str = ""
+    port: Annotated[int, Meta(ge=0, le=65535)] = 7373
+    seeds: tuple[str, ...] = ()
+    mdns: bool = True
+    slots: Annotated[int, Meta(ge=-1, le=1024)] = -1
+    replica: Literal["auto", "never"] = "auto"
+    tasks: tuple[str, ...] = ()
+    log_format: Literal["text", "json"] = "text"
+    without_majority: Literal["survive", "stop"] = "survive"
+
+    heartbeat_s: Seconds = 0.5
+    lease_s: Seconds = 2.5
+    lease_margin: Annotated[float, Meta(gt=0, lt=1)] = 0.7
+    stand_step_s: Seconds = 0.4
+    alive_s: Seconds = 2.0
+    replicas: Annotated[int, Meta(ge=1, le=9)] = 5
+    found_wait_s: Seconds = 3.0
+    seed_wait_s: Seconds = 30.0
+    pull_wait_s: Seconds = 1.0
+
+    claim_s: Seconds = 120.0
+    dead_after_s: Seconds = 10.0
+    worker_heartbeat_s: Seconds = 1.0
+    get_wait_s: Seconds = 20.0
+    claim_ahead_s: Seconds = 0.1
+    drain_s: Seconds = 10.0
+    crashes_max: Count = 3
+    losses_max: Count = 5
+    cache_ttl_s: Seconds = 7 * 86400.0
+
+    body_bytes_max: Bytes = 16 << 20
+    result_bytes_max: Bytes = 8 << 20
+    inline_bytes_max: Annotated[int, Meta(ge=0, le=1 << 20)] = 1024
+    queue_tasks_max: Count = 5_000_000
+    primes_max_limit: Annotated[int, Meta(ge=2, le=10_000_000_000)] = 100_000_000
+
+    @property
+    def slots_used(self) -> int:
+        """How many tasks run here at once: the setting, or one for each processor where it is -1."""
+        return self.slots if self.slots >= 0 else (os.cpu_count() or 1)
+
+
+FIELDS = tuple(Config.__struct_fields__)
+
+
+def load(
+    path: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Config:
+    """The configuration out of a file, the environment and the command line, checked.
+
+    Args:
+        path: A TOML file; None for no file.
+        environ: The environment; None for none.
+        overrides: Values by setting; those that are None count as not given.
+
+    Raises:
+        ConfigError: An unknown name, a value out of range or of the wrong type, or a file that can't be read.
+    """
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    if path is not None:
+        for key, value in _read(path).items():
+            _known(key, FIELDS, f"in {path}")
+            values[key], sources[key] = value, str(path)
+    for variable, text in (environ or {}).items():
+        if not variable.startswith(ENV_PREFIX) or variable in ENV_OTHER:
+            continue
+        key = variable.removeprefix(ENV_PREFIX).lower()
+        names = [ENV_PREFIX + field.upper() for field in FIELDS] + sorted(ENV_OTHER)
+        _known(variable, names, "in the environment")
+        values[key], sources[key] = _from_text(key, text), variable
+    for key, value in (overrides or {}).items():
+        if value is not None:
+            values[key], sources[key] = value, "--" + key.replace("_", "-")
+    return _checked(values, sources)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: can't be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is no TOML: {error}") from error
+
+
+def _known(key: str, names: tuple[str, ...] | list[str], where: str) -> None:
+    if key in names:
+        return
+    near = difflib.get_close_matches(key, names, 1, 0.5)
+    hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(names)}"
+    raise ConfigError(f"unknown setting {key} {where}{hint}")
+
+
+def _from_text(key: str, text: str) -> Any:
+    if key in ("seeds", "tasks"):
+        return tuple(part for part in re.split(r"[,\s]+", text) if part)
+    return text
+
+
+def _checked(values: dict[str, Any], sources: dict[str, str]) -> Config:
+    for key, value in values.items():
+        # One at a time, so that the error names the setting and where it was set.
+        try:
+            msgspec.convert({key: value}, Config, strict=not sources[key].startswith(ENV_PREFIX))
+        except msgspec.ValidationError as error:
+            text = str(error).split(" - at ")[0].rstrip(".")
+            raise ConfigError(f"{sources[key]}: {key} = {value!r}: {text[:1].lower()}{text[1:]}") from error
+    config = msgspec.convert(values, Config, strict=False)
+    if config.heartbeat_s * 2 > config.lease_s * config.lease_margin:
+        raise ConfigError(
+            f"heartbeat_s = {config.heartbeat_s} is too long for lease_s = {config.lease_s}: "
+            f"at most {config.lease_s * config.lease_margin / 2:.2f}, so that one lost message ends no lease"
+        )
+    return config

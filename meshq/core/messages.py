@@ -1,0 +1,165 @@
+"""Every message between nodes, on one page; `requests.py` has those of clients and workers.
+
+All are frozen dataclasses. On the wire each is a map from field to value, so that a field can be added in a
+later version. Durations are in seconds and never deadlines. `bytes` fields hold packed values, which no daemon
+needs to unpack.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from meshq.core.membership import Roster
+
+PROTOCOL_VERSION = 1
+
+
+# -- between nodes: control ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerHint:
+    """Where a node was last reached, told to others. `addresses` are `IP:PORT` or `[IPv6]:PORT`."""
+
+    node: str
+    addresses: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hello:
+    """Who I am and what I know; asked twice a second, answered in kind. Liveness is an answer to this."""
+
+    node: str
+    boot: str
+    name: str
+    addresses: tuple[str, ...]
+    genesis: str
+    roster: Roster
+    epoch: int
+    leader: str | None
+    fresh: bool
+    votes: bool
+    slots: int
+    running: int
+    stopping: bool = False
+    peers: tuple[PeerHint, ...] = ()
+    answer: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vote:
+    """Grant me the lease for this epoch; `pre` only asks whether you would.
+
+    `handover_epoch` and `handover_holder` name the lease that its holder let go in favour of this candidate.
+    """
+
+    epoch: int
+    pre: bool
+    lease_s: float
+    genesis: str
+    handover_epoch: int = 0
+    handover_holder: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoteAnswer:
+    """Granted or not; `epoch` is the highest the voter promised. The rest is what it holds."""
+
+    granted: bool
+    pre: bool
+    epoch: int
+    reason: str = ""
+    vector: dict[str, int]
+    roster: Roster
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Renew:
+    """I lead this epoch; follow me for another `lease_s` from now."""
+
+    epoch: int
+    lease_s: float
+    genesis: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenewAnswer:
+    """Followed or not; `epoch` is the highest the node promised."""
+
+    followed: bool
+    epoch: int
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handover:
+    """The steps of giving a lease away: `prepare` (leader to target), `ready` (back), `go` (the lease is let go)."""
+
+    epoch: int
+    step: str
+    genesis: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leave:
+    """I stop in order; take me off the roster."""
+
+    genesis: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """Yes, and there is nothing more to say."""
+
+
+# -- between nodes: bulk ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pull:
+    """All rows beyond my vector, please; wait up to `wait_s` for the first. `epoch` is the highest I promised."""
+
+    vector: dict[str, int]
+    epoch: int
+    genesis: str
+    wait_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """A part of a pull's answer. Only the last one carries the vectors, which count once all parts are applied."""
+
+    rows: bytes
+    last: bool
+    vector: dict[str, int]
+    committed: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A client's or worker's request, forwarded one hop to the leader; `request` is its class's name."""
+
+    request: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallAnswer:
+    """The answer to a forwarded request; `answer` is its class's name."""
+
+    answer: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """No, and why. `code` is the name of the log line and of the counter."""
+
+    code: str
+    message: str
+    retryable: bool
+
+
+PEER_MESSAGES: tuple[type, ...] = (
+    Hello, Vote, VoteAnswer, Renew, RenewAnswer, Handover, Leave, Done, Pull, Rows, Call, CallAnswer, Refused,
+)  # fmt: skip

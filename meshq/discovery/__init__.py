@@ -1,0 +1,1 @@
+"""How nodes find each other: mDNS, seeds, remembered and told peers."""

@@ -1,0 +1,1 @@
+"""The daemon: the drivers of the rules, wired together."""

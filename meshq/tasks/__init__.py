@@ -1,0 +1,1 @@
+"""What a user's code imports, and the tasks that meshq brings."""

@@ -1,0 +1,1 @@
+"""Bytes between machines: values, messages, links and the HTTP interface."""
