@@ -50,9 +50,10 @@ class TaskSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submit:
-    """Keep these tasks. One that is there already, by its id, is the same task."""
+    """Keep these tasks. One that is there already, by its id, is the same task. `late` marks those from an outbox."""
 
     tasks: tuple[TaskSpec, ...]
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,10 +166,14 @@ class SubmitResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResultsTaken:
-    """All are on a majority's disks or were known already; `dropped` counted for nothing, with the reason."""
+    """All are on a majority's disks or were known already; `dropped` counted for nothing, with the reason.
+
+    `queued` marks those that wait on this disk for a leader.
+    """
 
     epoch: int
     dropped: dict[str, str]
+    queued: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

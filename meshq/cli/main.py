@@ -1,0 +1,143 @@
+"""The command `meshq`: finds the command that is meant and turns each error into one line and an exit code."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import click
+
+import meshq
+from meshq.errors import MeshqError, NoDaemon, TaskFailed, WaitTimeout
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_NOTHING_KEPT = 3
+EXIT_INTERRUPTED = 130
+
+# The help of `meshq` itself, so that it loads none of them.
+COMMANDS = {
+    "up": "Run the daemon here, in the foreground.",
+    "down": "Stop the daemon of this machine in stages, and wait until it is gone.",
+    "submit": "Submit a task; return when the cluster keeps it.",
+    "run": "Submit a task, wait, and print its result as one JSON value.",
+    "result": "Show a task's state, and its result or error.",
+    "tasks": "List tasks, newest first.",
+    "status": "Show the cluster: leader, nodes, tasks by state.",
+}
+
+
+class Commands(click.Group):
+    """A group whose commands are loaded when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = getattr(import_module(f"meshq.cli.{cmd_name}"), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], COMMANDS, 1, 0.5)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}"
+            raise click.UsageError(f"no such command: {args[0]}; {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(
+    cls=Commands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(meshq.__version__, prog_name="meshq", message="%(prog)s %(version)s")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """One task queue out of the machines that you already have.
+
+    \b
+    Examples:
+      meshq run primes 100000         compute something, here or on the cluster
+      meshq up                        make this machine part of the cluster
+      meshq submit primes 100000      hand a task in
+      meshq status                    see who is there
+
+    Exit codes: 0 all is well, 1 the task failed, 2 wrong usage, 3 no daemon or nothing was kept.
+    """
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+        ctx.exit(EXIT_USAGE)
+
+
+def exit_code(error: MeshqError) -> int:
+    """What a command ends with that met this error."""
+    if isinstance(error, (TaskFailed, WaitTimeout)):
+        return EXIT_FAILED
+    if not isinstance(error, NoDaemon) and 400 <= error.status < 500 and not error.retryable:
+        return EXIT_USAGE
+    return EXIT_NOTHING_KEPT
+
+
+def complain(message: str, ctx: click.Context | None = None) -> None:
+    """One line on stderr."""
+    name = ctx.command_path if ctx is not None else "meshq"
+    line = " ".join("".join(char if char.isprintable() else " " for char in message).split())
+    click.echo(f"{name}: {line}", err=True)
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: The arguments after `meshq`; None for those of this process.
+
+    Returns:
+        The exit code.
+    """
+    try:
+        code = cli.main(args=argv, prog_name="meshq", standalone_mode=False)
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx is not None else "meshq"
+        complain(f"{_lower(error.format_message())} (see {where} --help)", error.ctx)
+        return EXIT_USAGE
+    except click.ClickException as error:
+        complain(_lower(error.format_message()))
+        return EXIT_USAGE
+    except (click.Abort, KeyboardInterrupt):
+        return EXIT_INTERRUPTED
+    except MeshqError as error:
+        complain(error.message)
+        return exit_code(error)
+    return code if isinstance(code, int) else 0
+
+
+def main() -> None:
+    """The console script."""
+    code = run()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output went away: nothing to complain about, and nothing left to flush at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)
+
+
+def _lower(message: str) -> str:
+    message = message.rstrip(".")
+    return message[:1].lower() + message[1:]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""`meshq result`: one task."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from meshq.cli import render
+from meshq.cli.common import Command, Local, local_options, note
+from meshq.client.aio import AsyncClient
+from meshq.client.record import Record
+from meshq.core.ids import short
+from meshq.core.task import State
+
+
+@click.command(cls=Command)
+@click.argument("task_id", metavar="ID")
+@click.option("--wait", is_flag=True, help="Wait until it is finished.")
+@click.option(
+    "--timeout", "timeout_s", type=click.FloatRange(min=0), metavar="SECONDS",
+    help="Wait at most so long; exit with 1 if it is not finished by then.",
+)  # fmt: skip
+@click.option("--traceback", is_flag=True, help="If it failed, show where.")
+@local_options
+def result(local: Local, task_id: str, wait: bool, timeout_s: float | None, traceback: bool) -> int:
+    """Show a task's state, and its result or error.
+
+    ID may be a beginning or an end of the id that no other task has. Exits with 1 if the task ended without a result.
+
+    \b
+    Examples:
+      meshq result 3f2a9c1d
+      meshq result 3f2a9c1d --wait --timeout 60
+      meshq result 3f2a9c1d --json
+    """
+    waits = wait or timeout_s is not None
+    record = asyncio.run(_result(local, task_id, waits, timeout_s))
+    click.echo(render.record_json(record) if local.as_json else render.record_text(record))
+    if traceback and record.error and record.error.get("traceback"):
+        note(str(record.error["traceback"]).rstrip())
+    if record.finished and record.state != State.DONE:
+        note(f"meshq result: {short(record.id)}: {render.line(record.reason)}")
+        return 1
+    if waits and not record.finished:
+        note(f"meshq result: {short(record.id)} is {record.state} after {timeout_s:g} s; ask again later")
+        return 1
+    return 0
+
+
+async def _result(local: Local, task_id: str, waits: bool, timeout_s: float | None) -> Record:
+    async with AsyncClient(local.data_dir, connect_timeout_s=local.connect_timeout_s) as client:
+        return await (client.finished(task_id, timeout_s) if waits else client.task(task_id))

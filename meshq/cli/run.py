@@ -1,0 +1,67 @@
+"""`meshq run`: submit, wait, and the result."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from typing import Any
+
+import click
+
+from meshq.cli import settings
+from meshq.cli.arguments import TaskCommand, task_arguments
+from meshq.cli.common import Local, listens, local_options, note
+from meshq.cli.submitting import task_options
+from meshq.client.aio import AsyncClient
+from meshq.client.options import Options
+from meshq.core.ids import short
+from meshq.errors import TaskFailed
+from meshq.wire import values
+
+
+@click.command(cls=TaskCommand)
+@task_options
+@click.option("--traceback", is_flag=True, help="If it fails, show where.")
+@local_options
+def run(local: Local, name: str, arguments: tuple[str, ...], options: Options, traceback: bool) -> int:
+    """Submit a task, wait, and print its result as one JSON value.
+
+    Where no daemon runs on this data directory, a node of its own does the work and is gone afterwards.
+
+    \b
+    Examples:
+      meshq run primes 100000
+      meshq run primes 100000 algorithm=trial_division
+      meshq run compute factorial 1000
+    """
+    args, kwargs = task_arguments(arguments)
+    try:
+        result = asyncio.run(_run(local, name, args, kwargs, options))
+    except TaskFailed as error:
+        if traceback and error.error and error.error.get("traceback"):
+            note(str(error.error["traceback"]).rstrip())
+        elif error.error:
+            error.message += " (--traceback shows where)"
+        raise
+    click.echo(values.dumps(values.to_json(result)))
+    return 0
+
+
+async def _run(local: Local, name: str, args: list[Any], kwargs: dict[str, Any], options: Options) -> Any:
+    async with AsyncExitStack() as stack:
+        data_dir, embedded_here = local.data_dir, not listens(local.data_dir)
+        if embedded_here:
+            note("meshq run: no daemon runs here, so a node of its own does this task (meshq up starts a daemon)")
+            # Loaded only here: a whole node takes longer to load than a client.
+            from meshq.node.embedded import embedded
+
+            data_dir = await stack.enter_async_context(embedded(settings.load(local.data_dir)))
+        client = AsyncClient(data_dir, connect_timeout_s=local.connect_timeout_s)
+        await stack.enter_async_context(client)
+        handle = await client.with_options(options).submit(name, *args, **kwargs)
+        try:
+            return await handle.result()
+        except asyncio.CancelledError:
+            if not embedded_here:
+                note(f"meshq run: interrupted; the task goes on, see: meshq result {short(handle.id)}")
+            raise

@@ -1,0 +1,132 @@
+"""`meshq status`: the cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+
+import click
+
+from meshq.cli import render
+from meshq.cli.common import Command, Local, local_options, note
+from meshq.client.aio import AsyncClient
+from meshq.core.requests import Status
+from meshq.errors import MeshqError, NoDaemon
+
+WATCH_S = 1.0
+WATCH_PATIENCE_S = 3.0
+CHECK_S = 0.2
+HEARD_S = 3.0
+
+
+@click.command(cls=Command)
+@click.option("--watch", is_flag=True, help="Show it anew each second, until Ctrl-C.")
+@click.option("--wait", is_flag=True, help="Wait until a leader with a majority and --nodes nodes are there.")
+@click.option("--nodes", type=click.IntRange(min=1), metavar="N", help="With --wait: how many.  [default: 1]")
+@click.option(
+    "--timeout", "timeout_s", type=click.FloatRange(min=0), default=60.0, metavar="SECONDS",
+    help="With --wait: exit with 1 if they are not there by then.  [default: 60]",
+)  # fmt: skip
+@local_options
+def status(local: Local, watch: bool, wait: bool, nodes: int | None, timeout_s: float) -> int:
+    """Show the cluster: leader, nodes, tasks by state.
+
+    HEARD is the time since a node last answered, SLOTS those in use and all, BEHIND the rows that its copy lacks;
+    * marks the node that answers here.
+
+    \b
+    Examples:
+      meshq status
+      meshq status --watch
+      meshq status --wait --nodes 3
+    """
+    if nodes is not None and not wait:
+        raise click.UsageError("--nodes needs --wait")
+    if watch and wait:
+        raise click.UsageError("--watch and --wait exclude each other")
+    if watch:
+        asyncio.run(_watch(local))
+    found = asyncio.run(_waited(local, nodes or 1, timeout_s) if wait else _once(local))
+    _show(local, found)
+    if wait and not _ready(found, nodes or 1):
+        note(f"meshq status: not ready after {timeout_s:g} s: {_lack(found, nodes or 1)}")
+        return 1
+    return 0
+
+
+async def _once(local: Local) -> Status:
+    async with AsyncClient(local.data_dir, connect_timeout_s=local.connect_timeout_s) as client:
+        return await client.status()
+
+
+async def _waited(local: Local, nodes: int, timeout_s: float) -> Status:
+    """The first status that is ready, or the last one that is not; a daemon that still starts is waited for."""
+    loop = asyncio.get_running_loop()
+    end_s = loop.time() + timeout_s
+    async with AsyncClient(local.data_dir, connect_timeout_s=local.connect_timeout_s) as client:
+        while True:
+            try:
+                found = await client.status()
+            except NoDaemon:
+                if loop.time() >= end_s:
+                    raise
+            else:
+                if _ready(found, nodes) or loop.time() >= end_s:
+                    return found
+            await asyncio.sleep(CHECK_S)
+
+
+async def _statuses(local: Local) -> AsyncIterator[Status | MeshqError]:
+    """What each second brings, errors too: the daemon may come back."""
+    # A short patience, so that the view soon says that nobody answers.
+    async with AsyncClient(local.data_dir, connect_timeout_s=min(WATCH_PATIENCE_S, local.connect_timeout_s)) as client:
+        while True:
+            try:
+                yield await client.status()
+            except MeshqError as error:
+                yield error
+            await asyncio.sleep(WATCH_S)
+
+
+async def _watch(local: Local) -> None:
+    if local.as_json or not sys.stdout.isatty():
+        async for found in _statuses(local):
+            _show(local, found)
+            sys.stdout.flush()
+        return
+    from rich.live import Live
+    from rich.text import Text
+
+    from meshq.cli.tables import console, status_view
+
+    with Live(console=console(), auto_refresh=False, screen=False, vertical_overflow="ellipsis") as live:
+        async for found in _statuses(local):
+            view = Text(found.message) if isinstance(found, MeshqError) else status_view(found)
+            live.update(view, refresh=True)
+
+
+def _show(local: Local, found: Status | MeshqError) -> None:
+    if isinstance(found, MeshqError):
+        note(f"meshq status: {found.message}")
+    elif local.as_json:
+        click.echo(render.status_json(found))
+    else:
+        # Loaded here: JSON needs no table.
+        from meshq.cli.tables import console, status_view
+
+        console().print(status_view(found))
+
+
+def _heard(found: Status) -> int:
+    return sum(node.heard_s is not None and node.heard_s < HEARD_S for node in found.nodes)
+
+
+def _ready(found: Status, nodes: int) -> bool:
+    return found.leader is not None and found.majority and _heard(found) >= nodes
+
+
+def _lack(found: Status, nodes: int) -> str:
+    leader = "no leader" if found.leader is None else "a leader"
+    majority = "a majority" if found.majority else "no majority"
+    return f"{_heard(found)} of {nodes} nodes, {leader}, {majority}"

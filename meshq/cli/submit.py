@@ -1,0 +1,78 @@
+"""`meshq submit`: hands tasks in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import click
+
+from meshq.cli import render
+from meshq.cli.arguments import TaskCommand, task_arguments
+from meshq.cli.common import Local, local_options, note
+from meshq.cli.submitting import task_options
+from meshq.client.aio import AsyncClient
+from meshq.client.handle import Handle
+from meshq.client.options import Options
+from meshq.core.ids import short
+from meshq.core.task import State
+
+SHOWN_MAX = 10
+
+
+@click.command(cls=TaskCommand)
+@task_options
+@click.option("--count", type=click.IntRange(1, 1_000_000), default=1, metavar="N", help="Submit it N times.")
+@click.option("--wait", is_flag=True, help="Wait for the results; exit with 1 if one failed.")
+@local_options
+def submit(local: Local, name: str, arguments: tuple[str, ...], options: Options, count: int, wait: bool) -> int:
+    """Submit a task; return when the cluster keeps it.
+
+    Each argument is read as JSON, else as a text; KEY=VALUE is a keyword argument; after -- all is plain text.
+
+    \b
+    Examples:
+      meshq submit primes 100000
+      meshq submit primes 100000 algorithm=trial_division --count 200
+      meshq submit compute pi 1000000 --wait
+      meshq submit mytask '[1, 2]' true -5 -- 007 a=b
+    """
+    args, kwargs = task_arguments(arguments)
+    return asyncio.run(_submit(local, name, (args, kwargs), options, count, wait))
+
+
+async def _submit(
+    local: Local, name: str, call: tuple[Sequence[Any], Mapping[str, Any]], options: Options, count: int, wait: bool
+) -> int:
+    args, kwargs = call
+    async with AsyncClient(local.data_dir, connect_timeout_s=local.connect_timeout_s) as client:
+        handles = await client.with_options(options).submit_many(name, [args] * count, **kwargs)
+        click.echo(render.submitted_json(handles) if local.as_json else _submitted_text(handles))
+        return await _wait(local, client, name, handles) if wait else 0
+
+
+async def _wait(local: Local, client: AsyncClient, name: str, handles: Sequence[Handle]) -> int:
+    # Loaded here: most submits don't wait, and draw no bar.
+    from meshq.cli.progress import progress
+
+    failed = 0
+    try:
+        with progress(name, len(handles)) as step:
+            async for record in client.records(handles):
+                click.echo(render.record_json(record) if local.as_json else render.record_text(record))
+                failed += record.state != State.DONE
+                step()
+    except asyncio.CancelledError:
+        note("meshq submit: interrupted; the tasks go on, see: meshq tasks")
+        raise
+    if failed:
+        note(f"meshq submit: {failed} of {len(handles)} tasks failed; see: meshq result ID --traceback")
+    return 1 if failed else 0
+
+
+def _submitted_text(handles: Sequence[Handle]) -> str:
+    lines = [f"{short(handle.id)}  {handle.id}" for handle in handles[:SHOWN_MAX]]
+    if len(handles) > SHOWN_MAX:
+        lines.append(f"and {len(handles) - SHOWN_MAX} more (--json prints all)")
+    return "\n".join([*lines, render.safety_text(handles)])

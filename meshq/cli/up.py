@@ -1,0 +1,60 @@
+"""`meshq up`: the daemon."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from meshq.cli import settings
+from meshq.cli.common import Command, Local, local_options
+
+
+@click.command(cls=Command)
+@click.option("--name", metavar="NAME", help="What this node is called.  [default: the host's name]")
+@click.option("--cluster", metavar="NAME", help="Nodes with the same cluster name find each other.  [default: meshq]")
+@click.option("--port", type=int, metavar="PORT", help="TCP port for other nodes; 0: any.  [default: 7373]")
+@click.option("--seed", "seeds", multiple=True, metavar="HOST:PORT", help="A node to ask for others.  [repeatable]")
+@click.option("--slots", type=int, metavar="N", help="How many tasks run here at once; 0: none.  [default: processors]")
+@click.option("--replica", metavar="auto|never", help="Whether this node may hold a copy of the queue.")
+@click.option("--config", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Settings, in TOML.")
+@click.option("--tasks", multiple=True, metavar="FILE|MODULE", help="Where tasks of your own are.  [repeatable]")
+@click.option("--log-format", metavar="text|json", help="How events are written.")
+@local_options
+def up(
+    local: Local,
+    name: str | None,
+    cluster: str | None,
+    port: int | None,
+    seeds: tuple[str, ...],
+    slots: int | None,
+    replica: str | None,
+    config: Path | None,
+    tasks: tuple[str, ...],
+    log_format: str | None,
+) -> int:
+    """Run the daemon here, in the foreground.
+
+    Machines on one network that run it find each other. Ctrl-C stops it in stages: it takes no new work, lets tasks
+    finish for a while, hands over and leaves. A second Ctrl-C ends it at once.
+
+    \b
+    Examples:
+      meshq up
+      meshq up --slots 0                     take part, but run no tasks
+      meshq up --seed 192.168.1.20:7373      where multicast does not work
+      meshq up --tasks mytasks.py            with tasks of your own
+      meshq up --data-dir /tmp/b --port 0    a second one on this machine
+    """
+    found = settings.load(
+        local.data_dir,
+        config,
+        {
+            "name": name, "cluster": cluster, "port": port, "seeds": seeds or None, "slots": slots, "replica": replica,
+            "tasks": tasks or None, "log_format": "json" if local.as_json else log_format,
+        },
+    )  # fmt: skip
+    # Loaded last: a wrong option is answered at once.
+    from meshq.node.daemon import run_daemon
+
+    return run_daemon(found, local.data_dir)

@@ -1,0 +1,334 @@
+"""The client for asyncio: submits tasks through the daemon on this machine, and waits for them."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from copy import copy
+from itertools import islice
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import quote
+
+import platformdirs
+
+from meshq.client import waiting
+from meshq.client.connection import Connection
+from meshq.client.handle import Handle
+from meshq.client.options import Options, new_ids
+from meshq.client.record import Page, Record
+from meshq.core.limits import PAGE_TASKS_MAX
+from meshq.core.messages import Done
+from meshq.core.requests import Health, Stats, Status, Submitted
+from meshq.core.task import OPEN
+from meshq.errors import TooLarge, WaitTimeout
+from meshq.wire import values
+
+TASKS_PER_REQUEST = 10_000
+PAYLOAD_BYTES_PER_REQUEST = 4 << 20
+# `map` submits the next tasks when no more than this many are unfinished.
+AHEAD = 5_000
+POLLS_MAX = 32
+# One wait at the daemon while others wait for their turn.
+CROWDED_POLL_S = 1.0
+EARLY_PAUSE_S = 0.2
+
+Call = tuple[Sequence[Any], Mapping[str, Any]]
+# A task as it stands in the body of a submit.
+Form = dict[str, Any]
+
+
+def default_data_dir() -> Path:
+    """Where the local daemon keeps its data: `MESHQ_DATA_DIR`, else the user's own data directory."""
+    given = os.environ.get("MESHQ_DATA_DIR")
+    return Path(given).expanduser() if given else platformdirs.user_data_path("meshq")
+
+
+class AsyncClient:
+    """Talks to the daemon on this machine. Open it with `async with`, or call `close()` at the end.
+
+    Args:
+        data_dir: The daemon's data directory; None for the default.
+        connect_timeout_s: Seconds without an answer after which there is no daemon.
+    """
+
+    def __init__(self, data_dir: Path | str | None = None, *, connect_timeout_s: float = 10.0) -> None:
+        self._options = Options()
+        self._connection = Connection(default_data_dir() if data_dir is None else Path(data_dir), connect_timeout_s)
+        self._polls = asyncio.Semaphore(POLLS_MAX)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._connection.close()
+
+    def options(
+        self,
+        *,
+        priority: int = 0,
+        delay_s: float = 0.0,
+        timeout_s: float | None = None,
+        retries: int = 0,
+        backoff_s: float = 1.0,
+        key: str | None = None,
+        batch: str | None = None,
+    ) -> AsyncClient:
+        """This client, on the same connections, with these options for what it submits; see `Options`."""
+        return self.with_options(
+            Options(
+                priority=priority, delay_s=delay_s, timeout_s=timeout_s, retries=retries, backoff_s=backoff_s,
+                key=key, batch=batch,
+            )
+        )  # fmt: skip
+
+    def with_options(self, options: Options) -> AsyncClient:
+        """The same, with options that are there already."""
+        other = copy(self)
+        other._options = options
+        return other
+
+    async def submit(self, name: str, /, *args: Any, **kwargs: Any) -> Handle:
+        """Submits a task; returns when the cluster keeps it.
+
+        Args:
+            name: The task's name.
+            args, kwargs: Its arguments: JSON's values, bytes, tuples, sets, datetimes, integers of any size.
+
+        Raises:
+            UnknownTask, BadArguments: The cluster knows no such task, or it takes other arguments.
+            NoDaemon: No daemon answers on this machine.
+        """
+        return (await self._submit(name, [(args, kwargs)]))[0]
+
+    async def submit_many(self, name: str, arguments: Iterable[Sequence[Any]], /, **kwargs: Any) -> list[Handle]:
+        """Submits one task for each sequence of arguments, with few requests.
+
+        Args:
+            name: The tasks' name.
+            arguments: The positional arguments of each.
+            kwargs: The keyword arguments of all.
+        """
+        return await self._submit(name, [(tuple(args), kwargs) for args in arguments])
+
+    async def map(
+        self, name: str, /, *iterables: Iterable[Any], timeout_s: float | None = None
+    ) -> AsyncGenerator[Any, None]:
+        """The results of one task for each item, in the items' order; tasks are submitted as it goes on.
+
+        Args:
+            name: The tasks' name.
+            iterables: As for the built-in `map`: their items side by side are the arguments.
+            timeout_s: Seconds until all are finished; None: however long it takes.
+
+        Raises:
+            TaskFailed: The next one has no result; the later ones go on in the cluster.
+            WaitTimeout: They are not finished by then.
+        """
+        calls = zip(*iterables, strict=False)
+
+        async def batches() -> AsyncGenerator[list[tuple[Any, ...]], None]:
+            while batch := list(islice(calls, TASKS_PER_REQUEST)):
+                yield batch
+
+        async with aclosing(self.map_batches(name, batches(), timeout_s)) as found:
+            async for each in found:
+                yield each.value()
+
+    async def results(
+        self, tasks: Iterable[Handle | str], *, timeout_s: float | None = None
+    ) -> AsyncGenerator[Any, None]:
+        """The results of these tasks (handles or whole ids), in their order; errors as for `map`."""
+        async with aclosing(self.records(tasks, timeout_s=timeout_s)) as found:
+            async for each in found:
+                yield each.value()
+
+    async def records(
+        self, tasks: Iterable[Handle | str], *, timeout_s: float | None = None
+    ) -> AsyncGenerator[Record, None]:
+        """These tasks (handles or whole ids), each when it and all before it are finished, failed ones too."""
+        ids = [_id(task) for task in tasks]
+
+        async def batches() -> AsyncGenerator[list[str], None]:
+            yield ids
+
+        async with aclosing(waiting.in_order(self._ask, batches(), 0, timeout_s)) as found:
+            async for record in found:
+                yield record
+
+    async def result(self, task: Handle | str, timeout_s: float | None = None) -> Any:
+        """What the task returned; waits until it is finished.
+
+        Args:
+            task: A handle, or an id: whole, or a beginning or end that no other task has.
+            timeout_s: Seconds to wait; None: however long it takes.
+
+        Raises:
+            TaskFailed: It ended without a result; `error` says why.
+            WaitTimeout: It is not finished by then.
+            NotFound, Ambiguous: No task has this id, or several have.
+        """
+        found = await self.finished(task, timeout_s)
+        if not found.finished:
+            raise WaitTimeout(f"task {found.id} is {found.state} after {timeout_s:g} s")
+        return found.value()
+
+    async def finished(self, task: Handle | str, timeout_s: float | None = None) -> Record:
+        """The task, when it is finished or `timeout_s` have passed; see `result`."""
+        loop = asyncio.get_running_loop()
+        end_s = math.inf if timeout_s is None else loop.time() + timeout_s
+        while True:
+            asked_s = loop.time()
+            view = await self._poll(_id(task), end_s)
+            if view.state not in OPEN or loop.time() >= end_s:
+                return view
+            if loop.time() - asked_s < EARLY_PAUSE_S:
+                # The daemon answered without waiting; ask it no more often than this.
+                await asyncio.sleep(min(EARLY_PAUSE_S, max(0.0, end_s - loop.time())))
+
+    async def task(self, task: Handle | str) -> Record:
+        """The task as it is now."""
+        return await self._view(_id(task))
+
+    async def tasks(
+        self, *, state: str | None = None, name: str | None = None, limit: int | None = None
+    ) -> AsyncGenerator[Record, None]:
+        """Tasks, newest first.
+
+        Args:
+            state: Only those that are pending, running, done, failed or cancelled.
+            name: Only those of this name.
+            limit: At most that many; None for all.
+        """
+        left, after = limit, None
+        while left is None or left > 0:
+            page = PAGE_TASKS_MAX if left is None else min(left, PAGE_TASKS_MAX)
+            asked = {"limit": str(page), "state": state, "name": name, "after": after}
+            params = {key: value for key, value in asked.items() if value is not None}
+            answer = await self._connection.call("GET", "/tasks", Page, params=params)
+            for record in answer.tasks:
+                yield record
+            left, after = None if left is None else left - len(answer.tasks), answer.next
+            if after is None:
+                return
+
+    async def cancel(self, task: Handle | str) -> Record:
+        """Calls a task off.
+
+        Raises:
+            Conflict: It is finished.
+        """
+        path = f"/task/{quote(_id(task), safe='')}/cancel"
+        return await self._connection.call("POST", path, Record)
+
+    async def retry(self, task: Handle | str) -> Handle:
+        """Submits a finished task anew; the new one names the old one as `retry_of`."""
+        path = f"/task/{quote(_id(task), safe='')}/retry"
+        # A second request would make a second task.
+        answer = await self._connection.call("POST", path, Submitted, repeatable=False)
+        return self._handles(answer)[0]
+
+    async def status(self) -> Status:
+        """The cluster: nodes, leader, tasks by state."""
+        return await self._connection.call("GET", "/status", Status)
+
+    async def stats(self) -> Stats:
+        """The local daemon's own counters."""
+        return await self._connection.call("GET", "/stats", Stats)
+
+    async def health(self) -> Health:
+        """The local daemon: its pid, its role, and whether work can be done now."""
+        return await self._connection.call("GET", "/health", Health)
+
+    async def stop(self) -> None:
+        """Stops the local daemon in stages; returns at once."""
+        # A second request would be taken as a demand to stop without the stages.
+        await self._connection.call("POST", "/stop", Done, repeatable=False)
+
+    async def map_batches(
+        self, name: str, calls: AsyncIterator[list[tuple[Any, ...]]], timeout_s: float | None
+    ) -> AsyncGenerator[Record, None]:
+        """Submits the batches of arguments one after the other; yields the tasks in their order, failed ones too."""
+
+        async def batches() -> AsyncGenerator[list[str], None]:
+            async for batch in calls:
+                yield [handle.id for handle in await self._submit(name, [(args, {}) for args in batch])]
+
+        async with aclosing(waiting.in_order(self._ask, batches(), AHEAD, timeout_s)) as found:
+            async for record in found:
+                yield record
+
+    async def _submit(self, name: str, calls: Sequence[Call]) -> list[Handle]:
+        # All are packed before the first is sent: a value that can't travel stops everything.
+        payloads = [values.pack_arguments(args, kwargs) for args, kwargs in calls]
+        given = self._options.given()
+        forms = [
+            {"id": task_id, "name": name, "payload": payload, **given}
+            for task_id, payload in zip(new_ids(len(payloads)), payloads, strict=True)
+        ]
+        return [handle for batch in _batches(forms) for handle in await self._send(batch)]
+
+    async def _send(self, forms: Sequence[Form]) -> list[Handle]:
+        try:
+            answer = await self._connection.call("POST", "/submit-task", Submitted, body={"tasks": list(forms)})
+        except TooLarge:
+            if len(forms) == 1:
+                raise
+            half = len(forms) // 2
+            return [*await self._send(forms[:half]), *await self._send(forms[half:])]
+        return self._handles(answer)
+
+    async def _ask(self, ids: list[str], wait_s: float, patience_s: float) -> Page:
+        body = {"ids": ids, "wait_s": wait_s}
+        async with self._polls:
+            return await self._connection.call("POST", "/wait", Page, body=body, wait_s=wait_s, patience_s=patience_s)
+
+    async def _view(self, task_id: str, wait_s: float = 0.0, patience_s: float | None = None) -> Record:
+        path = f"/task/{quote(task_id, safe='')}"
+        params = {"wait": f"{wait_s:.3f}"} if wait_s > 0 else None
+        return await self._connection.call("GET", path, Record, params=params, wait_s=wait_s, patience_s=patience_s)
+
+    async def _poll(self, task_id: str, end_s: float) -> Record:
+        """The task, when it is finished or the daemon has waited long enough, not long after `end_s`."""
+        loop = asyncio.get_running_loop()
+        crowded = self._polls.locked()
+        try:
+            async with asyncio.timeout_at(None if end_s == math.inf else max(end_s, loop.time())):
+                await self._polls.acquire()
+        except TimeoutError:
+            return await self._view(task_id)
+        try:
+            left_s = max(0.0, end_s - loop.time())
+            wait_s = min(left_s, CROWDED_POLL_S if crowded else waiting.POLL_S)
+            return await self._view(task_id, wait_s, left_s)
+        finally:
+            self._polls.release()
+
+    def _handles(self, answer: Submitted) -> list[Handle]:
+        return [
+            Handle(id=task, copies=answer.copies, majority=answer.majority, queued=answer.queued, client=self)
+            for task in answer.ids
+        ]
+
+
+def _id(task: Handle | str) -> str:
+    return task if isinstance(task, str) else task.id
+
+
+def _batches(forms: Sequence[Form]) -> Iterator[Sequence[Form]]:
+    begin, size = 0, 0
+    for index, form in enumerate(forms):
+        full = index - begin == TASKS_PER_REQUEST or size + len(form["payload"]) > PAYLOAD_BYTES_PER_REQUEST
+        if full and index > begin:
+            yield forms[begin:index]
+            begin, size = index, 0
+        size += len(form["payload"])
+    if begin < len(forms):
+        yield forms[begin:]

@@ -1,0 +1,141 @@
+"""Who runs what: the leader's table of workers and claims, which lasts for one epoch and stands on no disk."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+
+from meshq.core.requests import ClaimRef, TaskInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A worker's right to one run. `number` is the Get that was answered with it, 0 for a run that was adopted."""
+
+    ref: ClaimRef
+    node: str
+    boot: str
+    name: str
+    number: int
+    until: float
+
+
+@dataclass(slots=True)
+class Worker:
+    """A worker, as it last spoke."""
+
+    node: str
+    boot: str
+    heard_at: float
+    slots: int = 0
+    running: int = 0
+    draining: bool = False
+    number: int = 0
+    tasks: dict[str, TaskInfo] | None = None
+    claims: dict[str, None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """What follows from a worker's naming its runs: which are not known here, which of its claims are free now.
+
+    `lost` are those of an earlier boot: the node itself was lost, not just the run.
+    """
+
+    unknown: tuple[ClaimRef, ...] = ()
+    foreign: tuple[str, ...] = ()
+    freed: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+
+
+class Claims:
+    """All claims of one leadership.
+
+    Args:
+        claim_s: How long a claim lasts that its worker does not name.
+        dead_after_s: After how long a silent worker's claims are free.
+    """
+
+    def __init__(self, claim_s: float, dead_after_s: float) -> None:
+        self.workers: dict[str, Worker] = {}
+        self._claims: dict[str, Claim] = {}
+        self._claim_s = claim_s
+        self._dead_after_s = dead_after_s
+
+    def __len__(self) -> int:
+        return len(self._claims)
+
+    def of(self, task: str) -> Claim | None:
+        """The claim of this task, if somebody holds it."""
+        return self._claims.get(task)
+
+    def held_by(self, node: str) -> list[Claim]:
+        """All claims of a worker."""
+        worker = self.workers.get(node)
+        return [self._claims[task] for task in worker.claims] if worker else []
+
+    def hold(self, ref: ClaimRef, node: str, boot: str, name: str, number: int, now: float) -> None:
+        """Gives the task to this worker's boot."""
+        self.drop([ref.task])
+        self._claims[ref.task] = Claim(ref, node, boot, name, number, now + self._claim_s)
+        worker = self.workers.get(node)
+        if worker is not None:
+            worker.claims[ref.task] = None
+
+    def drop(self, tasks: Iterable[str]) -> None:
+        """Ends these claims."""
+        for task in tasks:
+            claim = self._claims.pop(task, None)
+            if claim is not None and claim.node in self.workers:
+                self.workers[claim.node].claims.pop(task, None)
+
+    def speak(self, node: str, boot: str, runs: Collection[ClaimRef], now: float, number: int | None = None) -> Spoken:
+        """A worker names all its runs, with a Get (numbered) or a heartbeat.
+
+        Whatever an earlier Get was given and a later one does not name never arrived, so it is free at once.
+        """
+        worker = self.workers.get(node)
+        lost: list[str] = []
+        if worker is None or worker.boot != boot:
+            lost = list(worker.claims) if worker is not None else []
+            self.drop(lost)
+            worker = self.workers[node] = Worker(node, boot, now)
+        worker.heard_at = now
+        named = {ref.task: ref for ref in runs}
+        unknown: list[ClaimRef] = []
+        foreign: list[str] = []
+        for ref in runs:
+            claim = self._claims.get(ref.task)
+            if claim is None:
+                unknown.append(ref)
+            elif claim.node != node or claim.ref != ref:
+                foreign.append(ref.task)
+            else:
+                self._claims[ref.task] = Claim(ref, node, boot, claim.name, claim.number, now + self._claim_s)
+        freed: list[str] = []
+        if number is not None:
+            freed = [task for task in worker.claims if task not in named and self._claims[task].number < number]
+            self.drop(freed)
+        return Spoken(tuple(unknown), tuple(foreign), tuple(freed), tuple(lost))
+
+    def expire(self, now: float) -> list[str]:
+        """Frees the claims of silent workers, and those that nobody named for too long; these tasks are free."""
+        freed: list[str] = []
+        for worker in self.workers.values():
+            if now - worker.heard_at >= self._dead_after_s:
+                freed += worker.claims
+        freed += [task for task, claim in self._claims.items() if now >= claim.until and task not in freed]
+        self.drop(freed)
+        return freed
+
+    def alive(self, now: float) -> list[Worker]:
+        """The workers that spoke lately."""
+        return [worker for worker in self.workers.values() if now - worker.heard_at < self._dead_after_s]
+
+    def known_tasks(self, now: float) -> dict[str, TaskInfo]:
+        """Every task that some live worker knows."""
+        known: dict[str, TaskInfo] = {}
+        for worker in self.alive(now):
+            if not worker.draining:
+                known.update(worker.tasks or {})
+        return known

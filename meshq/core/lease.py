@@ -1,0 +1,410 @@
+"""The lease: who leads, for how long, and how that changes hands. Events in, effects out.
+
+A voter's promise lasts `lease_s` from the receipt of the vote or renewal; the leader counts only a part of that,
+from the moment at which it sent what a majority answered. So the leader knows that it leads for as long as
+nobody else can have been granted a majority. PROTOCOL.md tells the whole story.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from meshq.core import quorum
+from meshq.core.events import (
+    HOLDING,
+    Answered,
+    Effect,
+    Ended,
+    Established,
+    Event,
+    Follow,
+    Gather,
+    Gathered,
+    GatherFailed,
+    HandOver,
+    HandoverReady,
+    Heard,
+    Lead,
+    LetGo,
+    Promise,
+    Received,
+    Reply,
+    Resign,
+    Role,
+    RosterChanged,
+    Send,
+    SendAll,
+    Timing,
+    VoteReply,
+)
+from meshq.core.membership import Roster, newest
+from meshq.core.messages import Done, Handover, Refused, Renew, RenewAnswer, Vote, VoteAnswer
+from meshq.core.voter import Voter
+
+NEVER = float("inf")
+PENALTY_MAX = 4
+VOTE_WAIT_STEPS = 3
+
+
+class Lease:
+    """One node's part in the lease.
+
+    Args:
+        me: This node's id.
+        promise: What the disk says that was promised.
+        roster: The newest roster on this disk.
+        timing: The durations.
+        now: Seconds on a clock that counts on in suspend, as in every call.
+        jitter: A random number in [0, 1) at each call.
+    """
+
+    def __init__(
+        self, me: str, promise: Promise, roster: Roster, timing: Timing, now: float, jitter: Callable[[], float]
+    ) -> None:
+        self.me = me
+        self.voter = Voter(me, promise, now)
+        self.roster = roster
+        self.role = Role.FOLLOWER
+        self.epoch = 0  # the one that this node stands for or leads
+        self.leader: str | None = None
+        self._timing = timing
+        self._jitter = jitter
+        self._wait_from = self.voter.quiet_until
+        self._wait_extra = jitter() * timing.stand_step_s / 2
+        self._penalty = 0
+        self._answered: dict[str, float] = {}
+        self._phase_until = NEVER
+        self._next_due = NEVER
+        self._yes: dict[str, int] = {}
+        self._asked: set[str] = set()
+        self._acks: dict[str, float] = {}
+        self._gathered: set[str] = set()
+        self._granters: dict[str, VoteAnswer] = {}
+        self._gathering: set[str] = set()
+        self._newest_seen = roster.key
+        self._token: tuple[int, str] = (0, "")
+        self._stood_again = -NEVER
+
+    # -- what others ask ---------------------------------------------------------------------------------
+
+    def leads(self, now: float) -> bool:
+        """Whether this node leads at this instant; asked again before every answer that depends on it."""
+        return self.role is Role.LEADER and now < self.lease_until()
+
+    def lease_until(self) -> float:
+        """The instant at which this node's own lease runs out."""
+        acks = [self._acks[member] for member in self.roster.members if member in self._acks]
+        held = quorum.held_by_majority(acks, len(self.roster.members))
+        return held + self._timing.lease_s * self._timing.margin
+
+    def known_leader(self, now: float) -> str | None:
+        """Who leads, as far as this node knows at this instant."""
+        if self.role is Role.LEADER:
+            return self.me if self.leads(now) else None
+        return self.leader if now < self.voter.until else None
+
+    def heard_at(self, node: str) -> float | None:
+        """When the node last answered anything; None if it never did."""
+        return self._answered.get(node)
+
+    def alive(self, node: str, now: float) -> bool:
+        """Whether the node answered lately."""
+        return now - self._answered.get(node, -NEVER) < self._timing.alive_s
+
+    def deadline(self, now: float) -> float:
+        """The instant at which `Tick` is due."""
+        if self.role is Role.FOLLOWER:
+            lost_at = self.voter.until if self.leader is not None else NEVER
+            return min(self._stand_at(now), lost_at)
+        if self.role in HOLDING:
+            return min(self._next_due, self.lease_until(), self._phase_until)
+        return min(self._next_due, self._phase_until)
+
+    # -- the machine -------------------------------------------------------------------------------------
+
+    def step(self, event: Event, now: float) -> list[Effect]:
+        """Takes one event and says what is to be done, in order."""
+        return [*self._on_time(now), *self._on_event(event, now)]
+
+    def _on_event(self, event: Event, now: float) -> list[Effect]:
+        match event:
+            case Received():
+                return self._on_request(event.sender, event.message, now)
+            case Answered():
+                self._answered[event.sender] = now
+                return self._on_answer(event, now)
+            case Heard(sender):
+                self._answered[sender] = now
+            case Gathered(epoch, sender, roster):
+                return self._on_gathered(epoch, sender, roster, now)
+            case GatherFailed(epoch, sender):
+                return self._on_gather_failed(epoch, sender, now)
+            case RosterChanged(roster):
+                self.roster = newest([self.roster, roster])
+            case Established(epoch):
+                self._penalty = 0 if epoch == self.epoch else self._penalty
+            case Resign(reason):
+                return self._fail(reason, now)
+            case HandOver(target) if self.leads(now):
+                return [Send(target, Handover(epoch=self.epoch, step="prepare", genesis=self.roster.genesis))]
+            case LetGo(target):
+                return self._on_let_go(target, now)
+        return []
+
+    def _on_request(self, sender: str, message: Vote | Renew | Handover, now: float) -> list[Effect]:
+        match message:
+            case Vote():
+                return self._on_vote(sender, message, now)
+            case Renew():
+                return self._on_renew(sender, message, now)
+            case Handover():
+                return self._on_handover(sender, message, now)
+
+    def _on_time(self, now: float) -> list[Effect]:
+        if self.role is Role.FOLLOWER:
+            effects: list[Effect] = []
+            if self.leader is not None and now >= self.voter.until:
+                self.leader = None
+                effects.append(Follow(None, self.voter.promise.epoch))
+            return effects + (self._ask(now) if now >= self._stand_at(now) else [])
+        if self.role in HOLDING:
+            if now >= self.lease_until():
+                return self._fail("the lease ran out", now)
+            if now >= self._phase_until:
+                return self._fail("too few of the newest roster granted", now)
+            return self._renew(now) if now >= self._next_due else []
+        if now >= self._phase_until:
+            return self._fail("no majority granted", now)
+        if self.role is Role.ASKING and now >= self._next_due:
+            return self._ask_others(now)
+        return []
+
+    # -- as a voter --------------------------------------------------------------------------------------
+
+    def _on_vote(self, sender: str, vote: Vote, now: float) -> list[Effect]:
+        refusal = self.voter.refusal(sender, vote, self.roster.genesis, now)
+        effects: list[Effect] = []
+        if not refusal and not vote.pre:
+            effects += self._become_follower("another was granted the vote")
+            effects += self._set_leader(None, vote.epoch)
+            effects += self._promise(vote.epoch, sender, vote.lease_s, now)
+        return [*effects, VoteReply(not refusal, vote.pre, self.voter.promise.epoch, refusal)]
+
+    def _on_renew(self, sender: str, renew: Renew, now: float) -> list[Effect]:
+        reason = ""
+        if self.roster.genesis and renew.genesis != self.roster.genesis:
+            reason = "other_cluster"
+        elif renew.epoch < self.voter.promise.epoch:
+            reason = "old_epoch"
+        elif self.role in HOLDING and renew.epoch == self.epoch:
+            reason = "two_leaders"
+        if reason:
+            return [Reply(RenewAnswer(followed=False, epoch=self.voter.promise.epoch, reason=reason))]
+        # Whomever this node voted for: the winner of an epoch is the only one, and refusing it would leave this
+        # node out for ever. A hand-over under way goes on, since it is the holder itself that renews.
+        effects: list[Effect] = []
+        if not (self._token == (renew.epoch, sender) and self.role in (Role.ASKING, Role.READY)):
+            effects += self._become_follower("another leads")
+        effects += self._promise(renew.epoch, sender, renew.lease_s, now)
+        effects += self._set_leader(sender, renew.epoch)
+        return [*effects, Reply(RenewAnswer(followed=True, epoch=renew.epoch))]
+
+    def _promise(self, epoch: int, holder: str, lease_s: float, now: float) -> list[Effect]:
+        effects = self.voter.grant(epoch, holder, lease_s, now)
+        self._wait_from = self.voter.until
+        return effects
+
+    # -- as a candidate ----------------------------------------------------------------------------------
+
+    def _stand_at(self, now: float) -> float:
+        if self.me not in self.roster.members:
+            return NEVER
+        lower = sum(member < self.me and self.alive(member, now) for member in self.roster.members)
+        steps = lower + self._penalty * len(self.roster.members)
+        extra_s = self._wait_extra if len(self.roster.members) > 1 else 0.0
+        return self._wait_from + steps * self._timing.stand_step_s + extra_s
+
+    def _ballot(self, epoch: int, *, pre: bool) -> Vote:
+        held, holder = self._token
+        return Vote(
+            epoch=epoch, pre=pre, lease_s=self._timing.lease_s, genesis=self.roster.genesis,
+            handover_epoch=held, handover_holder=holder,
+        )  # fmt: skip
+
+    def _ask(self, now: float, token: tuple[int, str] = (0, "")) -> list[Effect]:
+        """Begins a pre-vote; nobody raises an epoch unless a majority would grant."""
+        self.role, self._token = Role.ASKING, token
+        self._yes = {}
+        self._phase_until = now + VOTE_WAIT_STEPS * self._timing.stand_step_s
+        if self.voter.refusal(self.me, self._ballot(1, pre=True), self.roster.genesis, now):
+            return self._fail("this node itself is bound", now)
+        self._yes[self.me] = self.voter.promise.epoch
+        return self._ask_others(now)
+
+    def _ask_others(self, now: float) -> list[Effect]:
+        # Asked again within the phase: the others' promises run out a little later than this node's own.
+        self._next_due = now + self._timing.stand_step_s / 2
+        ballot = self._ballot(self.voter.promise.epoch + 1, pre=True)
+        others = [member for member in self.roster.members if member not in self._yes]
+        return [*(Send(member, ballot) for member in others), *self._count_asked(now)]
+
+    def _count_asked(self, now: float) -> list[Effect]:
+        if not quorum.is_majority(self._yes, self.roster.members):
+            return []
+        if self._token[1]:
+            self.role, self._next_due = Role.READY, NEVER
+            self._phase_until = now + self._timing.lease_s
+            ready = Handover(epoch=self._token[0], step="ready", genesis=self.roster.genesis)
+            return [Send(self._token[1], ready)]
+        return self._vote(now)
+
+    def _vote(self, now: float) -> list[Effect]:
+        unfollow = self._set_leader(None, self.epoch)
+        self.role, self.epoch = Role.VOTING, max([self.voter.promise.epoch, *self._yes.values()]) + 1
+        self._phase_until, self._next_due = now + VOTE_WAIT_STEPS * self._timing.stand_step_s, NEVER
+        ballot = self._ballot(self.epoch, pre=False)
+        if reason := self.voter.refusal(self.me, ballot, self.roster.genesis, now):
+            return self._fail(reason, now)
+        self._acks, self._yes = {self.me: now}, {self.me: self.epoch}
+        self._gathered, self._gathering, self._asked = {self.me}, set(), {self.me}
+        self._granters, self._newest_seen = {}, self.roster.key
+        effects = self.voter.grant(self.epoch, self.me, self._timing.lease_s, now)
+        return [*unfollow, *effects, *self._canvass(), *self._count_votes(now)]
+
+    def _canvass(self) -> list[Effect]:
+        ballot = self._ballot(self.epoch, pre=False)
+        new = [member for member in self.roster.members if member not in self._asked]
+        self._asked.update(new)
+        return [Send(member, ballot) for member in new]
+
+    def _on_answer(self, event: Answered, now: float) -> list[Effect]:
+        sender, answer = event.sender, event.answer
+        if isinstance(answer, RenewAnswer):
+            return self._on_renew_answer(event, answer, now)
+        if answer.pre and self.role is Role.ASKING and answer.granted:
+            self._yes[sender] = answer.epoch
+            return self._count_asked(now)
+        current = event.request.epoch == self.epoch and self.role in (Role.VOTING, Role.GATHERING)
+        if answer.pre or not answer.granted or not current:
+            return []
+        self._yes[sender] = answer.epoch
+        self._acks[sender] = max(event.sent_s, self._acks.get(sender, -NEVER))
+        self._granters[sender] = answer
+        self._newest_seen = max(self._newest_seen, answer.roster.key)
+        return self._count_votes(now)
+
+    def _count_votes(self, now: float) -> list[Effect]:
+        effects: list[Effect] = []
+        if self.role is Role.VOTING and quorum.is_majority(self._yes, self.roster.members):
+            self.role = Role.GATHERING
+            effects += self._renew(now)
+        if self.role is not Role.GATHERING:
+            return []
+        if self._granters:
+            self._phase_until = NEVER
+            effects.append(Gather(self.epoch, self._granters))
+            self._gathering.update(self._granters)
+            self._granters = {}
+        return effects + self._count_gathered()
+
+    def _on_gathered(self, epoch: int, sender: str, roster: Roster, now: float) -> list[Effect]:
+        if epoch != self.epoch or self.role is not Role.GATHERING:
+            return []
+        self.roster = newest([self.roster, roster])
+        if self.me not in self.roster.members:
+            return self._fail("not on the newest roster", now)
+        self._gathered.add(sender)
+        self._gathering.discard(sender)
+        if not self._gathering:
+            self._phase_until = now + self._timing.lease_s
+        # A newer roster may name voters that were not asked yet.
+        return [*self._canvass(), *self._count_gathered()]
+
+    def _count_gathered(self) -> list[Effect]:
+        # A majority of the newest roster that any granter named, and that roster itself must be here by now.
+        behind = self.roster.key < self._newest_seen
+        if self.role is not Role.GATHERING or behind or not quorum.is_majority(self._gathered, self.roster.members):
+            return []
+        self.role, self.leader, self._phase_until = Role.LEADER, self.me, NEVER
+        return [Lead(self.epoch)]
+
+    def _on_gather_failed(self, epoch: int, sender: str, now: float) -> list[Effect]:
+        if epoch != self.epoch or self.role is not Role.GATHERING:
+            return []
+        self._gathering.discard(sender)
+        return [] if self._gathering else self._fail("nothing could be gathered", now)
+
+    # -- as a leader -------------------------------------------------------------------------------------
+
+    def _renew(self, now: float) -> list[Effect]:
+        self._next_due = now + self._timing.heartbeat_s
+        self._acks[self.me] = now
+        effects = self.voter.grant(self.epoch, self.me, self._timing.lease_s, now)
+        renew = Renew(epoch=self.epoch, lease_s=self._timing.lease_s, genesis=self.roster.genesis)
+        return [*effects, SendAll(renew)]
+
+    def _on_renew_answer(self, event: Answered, answer: RenewAnswer, now: float) -> list[Effect]:
+        if event.request.epoch != self.epoch or self.role not in HOLDING:
+            return []
+        if answer.followed:
+            self._acks[event.sender] = max(event.sent_s, self._acks.get(event.sender, -NEVER))
+            return []
+        refused_for_good = answer.reason == "old_epoch" and event.sender in self.roster.members
+        if not refused_for_good or self.role is not Role.LEADER:
+            return []
+        if now - self._stood_again < self._timing.lease_s:
+            return []
+        # A replica that promised a later epoch can follow only a later one: stand again, so that it counts.
+        self._stood_again = now
+        return [*self._become_follower("a replica promised a later epoch"), *self._ask(now)]
+
+    def _become_follower(self, reason: str) -> list[Effect]:
+        ended: list[Effect] = []
+        if self.role in (Role.VOTING, *HOLDING):
+            ended.append(Ended(self.epoch, reason))
+        self.role, self.leader = Role.FOLLOWER, None if self.role in HOLDING else self.leader
+        self._phase_until = self._next_due = NEVER
+        self._token = (0, "")
+        return ended
+
+    def _fail(self, reason: str, now: float) -> list[Effect]:
+        """Ends a candidature or leadership; the next one waits a whole round longer, so that others get a turn."""
+        if self.role is Role.FOLLOWER:
+            return []
+        if self.role in (Role.VOTING, *HOLDING):
+            self._penalty = min(self._penalty + 1, PENALTY_MAX)
+        self._wait_from = max(now, self._wait_from if self.leader is not None else now)
+        self._wait_extra = self._jitter() * self._timing.stand_step_s / 2
+        return self._become_follower(reason)
+
+    def _set_leader(self, leader: str | None, epoch: int) -> list[Effect]:
+        changed = leader != self.leader or (leader is not None and epoch != self.epoch)
+        self.leader = leader
+        if leader is not None:
+            self.epoch = epoch
+        return [Follow(leader, epoch)] if changed else []
+
+    # -- hand-over ---------------------------------------------------------------------------------------
+
+    def _on_handover(self, sender: str, handover: Handover, now: float) -> list[Effect]:
+        held = (handover.epoch, sender)
+        mine = (self.voter.promise.epoch, self.voter.promise.holder)
+        match handover.step:
+            case "prepare" if self.role is Role.FOLLOWER and held == mine:
+                return [Reply(Done()), *self._ask(now, held)]
+            case "ready" if self.leads(now) and handover.epoch == self.epoch:
+                return [Reply(Done()), HandoverReady(sender)]
+            case "go" if held == mine and self.role in (Role.FOLLOWER, Role.ASKING, Role.READY):
+                # The holder let go for good, so the votes may be asked for whatever became of the pre-vote.
+                self._token = held
+                return [Reply(Done()), *self._vote(now)]
+        text = f"a hand-over's {handover.step} of epoch {handover.epoch} does not fit here"
+        return [Reply(Refused(code="handover", message=text, retryable=False))]
+
+    def _on_let_go(self, target: str, now: float) -> list[Effect]:
+        if not self.leads(now):
+            return []
+        go = Handover(epoch=self.epoch, step="go", genesis=self.roster.genesis)
+        self.voter.let_go()
+        self._wait_from = now + self._timing.lease_s
+        return [*self._become_follower(f"handed over to {target}"), Send(target, go)]

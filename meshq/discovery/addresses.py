@@ -1,0 +1,137 @@
+"""Addresses as text, `IP:PORT` or `[IPv6]:PORT`, and the addresses that this machine has."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from dataclasses import dataclass
+
+import ifaddr
+
+from meshq.errors import Malformed
+
+# Bridges of containers and virtual machines carry the same address on every machine: nobody else gets here by it.
+_PRIVATE_BRIDGE = re.compile(r"(docker|podman|virbr|vmnet|vboxnet|lxcbr|lxdbr|cni|flannel)\d*$|br-[0-9a-f]{12}$|veth")
+
+
+@dataclass(frozen=True, slots=True)
+class LocalAddress:
+    """An address of this machine.
+
+    Args:
+        ip: Without a scope.
+        interface: The interface's name.
+        index: The interface's number, which is the scope of a link-local IPv6 address.
+    """
+
+    ip: str
+    interface: str
+    index: int
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine reaches it."""
+        return ipaddress.ip_address(self.ip).is_loopback
+
+
+def format_address(ip: str, port: int) -> str:
+    """`IP:PORT`, with an IPv6 address in brackets."""
+    return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
+
+
+def parse_address(text: str) -> tuple[str, int]:
+    """The IP address and the port of `IP:PORT` or `[IPv6]:PORT`; an IPv6 address keeps its scope.
+
+    Raises:
+        Malformed: It is no such text; the message says what is wrong.
+    """
+    host, port = split_host_port(text)
+    try:
+        version = ipaddress.ip_address(host).version
+    except ValueError as error:
+        raise Malformed(f"{text!r}: {host!r} is no IP address") from error
+    if (version == 6) != text.startswith("["):
+        raise Malformed(f"{text!r}: brackets stand around IPv6 addresses, and only there")
+    return host, port
+
+
+def split_host_port(text: str) -> tuple[str, int]:
+    """Host and port of `HOST:PORT`, without a look at the host but for its brackets.
+
+    Raises:
+        Malformed: A part is missing or wrong; the message names it.
+    """
+    if text.startswith("["):
+        host, closed, rest = text[1:].partition("]")
+        if not closed:
+            raise Malformed(f"{text!r}: the closing bracket is missing")
+        if rest and not rest.startswith(":"):
+            raise Malformed(f"{text!r}: {rest!r} stands after the bracket, where :PORT is expected")
+        port = rest[1:]
+    elif text.count(":") > 1:
+        raise Malformed(f"{text!r}: an IPv6 address needs brackets, as in [fe80::1]:7373")
+    else:
+        host, _, port = text.partition(":")
+    if not host:
+        raise Malformed(f"{text!r}: the host is missing")
+    if not port:
+        raise Malformed(f"{text!r}: the port is missing, as in {format_address(host, 7373)}")
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535):
+        raise Malformed(f"{text!r}: the port {port!r} is no number from 1 to 65535")
+    return host, int(port)
+
+
+def is_link_local(ip: str) -> bool:
+    """Whether it is an IPv6 address whose scope means something on this machine only."""
+    address = ipaddress.ip_address(ip)
+    return address.version == 6 and address.is_link_local
+
+
+def usable(host: str = "") -> tuple[LocalAddress, ...]:
+    """The addresses by which others may reach this machine, the likeliest first; loopback where nothing else is.
+
+    Args:
+        host: The address that the daemon listens on; empty, `0.0.0.0` or `::` for all.
+    """
+    everything = [_local(adapter, ip) for adapter in ifaddr.get_adapters() for ip in adapter.ips]
+    return choose([local for local in everything if is_ready(local)], host)
+
+
+def is_ready(local: LocalAddress) -> bool:
+    """Whether the system lets a program use the address: one that it still checks for duplicates, for instance, not."""
+    family = socket.AF_INET6 if ":" in local.ip else socket.AF_INET
+    scope = (0, local.index) if is_link_local(local.ip) else ()
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.bind((local.ip, 0, *scope))
+    except OSError:
+        return False
+    return True
+
+
+def choose(everything: list[LocalAddress], host: str = "") -> tuple[LocalAddress, ...]:
+    """What `usable` answers on a machine that has these addresses."""
+    if host == "0.0.0.0":
+        everything = [local for local in everything if ":" not in local.ip]
+    elif host not in ("", "::"):
+        return tuple(local for local in everything if local.ip == host.partition("%")[0])
+    outside = [local for local in everything if not local.is_loopback and not _unusable(local.ip)]
+    shared = [local for local in outside if not _PRIVATE_BRIDGE.match(local.interface)]
+    loopback = [local for local in everything if local.ip == "127.0.0.1"]
+    return tuple(sorted(shared or outside or loopback, key=_rank))
+
+
+def _local(adapter: ifaddr.Adapter, ip: ifaddr.IP) -> LocalAddress:
+    text = ip.ip if isinstance(ip.ip, str) else ip.ip[0]
+    return LocalAddress(text.partition("%")[0], adapter.name, adapter.index or 0)
+
+
+def _unusable(ip: str) -> bool:
+    address = ipaddress.ip_address(ip)
+    return address.is_unspecified or address.is_multicast
+
+
+def _rank(local: LocalAddress) -> tuple[bool, int, int, str]:
+    address = ipaddress.ip_address(local.ip)
+    return (address.is_link_local, address.version, local.index, local.ip)

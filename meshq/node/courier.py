@@ -1,0 +1,63 @@
+"""Brings submits that waited in the outbox to whichever node leads."""
+
+from __future__ import annotations
+
+from meshq.core.limits import BATCH_TASKS_MAX
+from meshq.core.ports import Clock
+from meshq.core.requests import Submit
+from meshq.errors import MeshqError
+from meshq.node import journal
+from meshq.node.counters import Counters
+from meshq.node.elector import Elector
+from meshq.node.gateway import Gateway
+from meshq.store.outbox import Outbox
+
+BATCH_TASKS = 1000
+BACKOFF_S_MIN = 1.0
+BACKOFF_S_MAX = 20.0
+IDLE_S = 1.0
+
+
+class Courier:
+    """Delivers, with backoff from 1 to 20 s; at once when the leader changes.
+
+    Args:
+        outbox: Where the submits wait.
+        gateway: The way to the leader.
+        elector: Tells that the leader changed.
+        clock: Chance.
+        counters: Where failures are counted.
+    """
+
+    def __init__(self, outbox: Outbox, gateway: Gateway, elector: Elector, clock: Clock, counters: Counters) -> None:
+        self._outbox = outbox
+        self._gateway = gateway
+        self._elector = elector
+        self._clock = clock
+        self._counters = counters
+
+    async def run(self) -> None:
+        """Delivers for ever."""
+        backoff_s = BACKOFF_S_MIN
+        while True:
+            count = self._elector.changed.count
+            leader = self._elector.leader()
+            entries = await self._outbox.submits(min(BATCH_TASKS, BATCH_TASKS_MAX)) if leader else []
+            if not entries:
+                await self._elector.changed.after(count, IDLE_S)
+                continue
+            try:
+                await self._gateway.lead(Submit(tasks=tuple(spec for _, spec in entries), late=True))
+            except MeshqError as error:
+                self._counters.add("delivery_failed", str(error))
+                await self._wait(leader, backoff_s * (0.5 + self._clock.random() / 2))
+                backoff_s = min(backoff_s * 2, BACKOFF_S_MAX)
+                continue
+            await self._outbox.drop_submits([entry for entry, _ in entries])
+            backoff_s = BACKOFF_S_MIN
+            journal.tell("delivered", f"delivered {len(entries)} tasks that waited here", tasks=len(entries))
+
+    async def _wait(self, leader: str | None, wait_s: float) -> None:
+        deadline = self._clock.boot_s() + wait_s
+        while self._elector.leader() == leader and (left_s := deadline - self._clock.boot_s()) > 0:
+            await self._elector.changed.after(self._elector.changed.count, left_s)

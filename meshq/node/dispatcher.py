@@ -1,0 +1,325 @@
+"""The leader's side of the work: hands tasks out and takes their outcomes. One for each leadership."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+
+from meshq.config import Config
+from meshq.core.claims import Claim, Claims, Spoken
+from meshq.core.limits import JOBS_PER_GET_MAX, WAIT_S_MAX
+from meshq.core.ports import Clock
+from meshq.core.requests import (
+    ClaimRef,
+    Get,
+    Got,
+    Heartbeat,
+    HeartbeatAnswer,
+    Job,
+    Outcome,
+    ResultsTaken,
+    SubmitResult,
+)
+from meshq.core.task import State, Task
+from meshq.errors import NoLeader, NotLeader
+from meshq.node.counters import Counters
+from meshq.node.replicator import Replicator
+from meshq.node.signal import Signal
+from meshq.node.waiters import Waiters
+from meshq.store import queue
+from meshq.store.database import Connection
+from meshq.store.feed import Pen
+
+REAP_S = 1.0
+RUN_S_WEIGHT = 0.2  # of the newest run in the running mean of a name's run times
+MINUTE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """A Get that waits for work."""
+
+    request: Get
+    answer: asyncio.Future[tuple[Job, ...]]
+
+
+class Dispatcher:
+    """Claims and outcomes under one leadership.
+
+    Args:
+        epoch: The leadership; nothing of this outlives it.
+        replicator: Writes and commits.
+        clock: Lease clock and wall clock.
+        config: Durations and limits.
+        counters: Where refusals are counted.
+        waiters: Who waits for tasks to finish.
+        expected: Workers that may run something and have to speak before older tasks are handed out.
+    """
+
+    def __init__(
+        self,
+        epoch: int,
+        replicator: Replicator,
+        clock: Clock,
+        config: Config,
+        counters: Counters,
+        waiters: Waiters,
+        expected: Iterable[str],
+    ) -> None:
+        self.epoch = epoch
+        self.claims = Claims(config.claim_s, config.dead_after_s)
+        self._replicator = replicator
+        self._clock = clock
+        self._config = config
+        self._counters = counters
+        self._waiters = waiters
+        self._expected = dict.fromkeys(expected)
+        self._census_until = clock.boot_s() + config.dead_after_s
+        self.census_over = False
+        self.census = Signal()
+        self._asking: dict[str, Asking] = {}
+        self._work = replicator.commits  # a task can be handed out once it is committed
+        self._run_s: dict[str, float] = {}
+        self._finished: deque[tuple[float, int]] = deque()
+
+    # -- life --------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Works until it is cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._match_for_ever())
+            tasks.create_task(self._reap_for_ever())
+
+    def end(self) -> None:
+        """The leadership is over: whoever waits for work is told so."""
+        for asking in self._asking.values():
+            if not asking.answer.done():
+                asking.answer.set_exception(NoLeader("the leadership ended"))
+                asking.answer.exception()
+        self._asking.clear()
+
+    def all_told(self) -> bool:
+        """Whether every live worker has said which tasks it knows, and those that were expected have spoken."""
+        told = (worker.tasks is not None for worker in self.claims.alive(self._clock.boot_s()))
+        return self.census_over and all(told)
+
+    def per_minute(self) -> int:
+        """How many tasks finished within the last minute."""
+        now = self._clock.boot_s()
+        while self._finished and now - self._finished[0][0] > MINUTE_S:
+            self._finished.popleft()
+        return sum(count for _, count in self._finished)
+
+    # -- the workers' three ------------------------------------------------------------------------------
+
+    async def get(self, request: Get) -> Got:
+        """Work for a worker; waits for it up to `wait_s`."""
+        known = self.claims.workers.get(request.node)
+        if known is not None and known.boot == request.boot and request.number <= known.number:
+            self._counters.add("get_late", request.node)
+            return Got(epoch=self.epoch)
+        await self._spoken(request.node, request.boot, request.holds, request.number)
+        worker = self.claims.workers[request.node]
+        worker.number, worker.slots, worker.running = request.number, request.slots, request.slots - request.free
+        asking = Asking(request, asyncio.get_running_loop().create_future())
+        earlier = self._asking.pop(request.node, None)
+        if earlier is not None and not earlier.answer.done():
+            earlier.answer.set_result(())
+        self._asking[request.node] = asking
+        self._work.notify()
+        jobs: tuple[Job, ...] = ()
+        try:
+            async with asyncio.timeout(min(request.wait_s, WAIT_S_MAX)):
+                jobs = await asking.answer
+        except TimeoutError:
+            pass  # what may have been given at this very moment never arrives, and the next Get frees it
+        finally:
+            if self._asking.get(request.node) is asking:
+                del self._asking[request.node]
+        self._still_leading()
+        return Got(epoch=self.epoch, jobs=jobs)
+
+    async def heartbeat(self, request: Heartbeat) -> HeartbeatAnswer:
+        """A worker names all its runs; it learns which of them count no longer."""
+        invalid = await self._spoken(request.node, request.boot, request.running, None)
+        worker = self.claims.workers[request.node]
+        worker.slots, worker.draining = request.slots, request.draining
+        worker.running = min(len(request.running), request.slots)
+        if request.tasks is not None:
+            worker.tasks = {info.name: info for info in request.tasks}
+            self.census.notify()
+        self._still_leading()
+        return HeartbeatAnswer(epoch=self.epoch, invalid=invalid, tell=worker.tasks is None)
+
+    async def submit_result(self, request: SubmitResult) -> ResultsTaken:
+        """Takes outcomes; answers once they are committed."""
+        claims = {outcome.task: self.claims.of(outcome.task) for outcome in request.outcomes}
+        now_ms = self._clock.wall_ms()
+
+        def present(task: Task, outcome: Outcome) -> bool:
+            return _is_present(claims[task.id], task, outcome, request.node, request.boot)
+
+        def work(conn: Connection, pen: Pen) -> queue.FinishDone:
+            return queue.finish(
+                conn, pen, request.outcomes, present, worker=request.node, crashes_max=self._config.crashes_max,
+                now_ms=now_ms, inline_bytes_max=self._config.inline_bytes_max,
+            )  # fmt: skip
+
+        done, seq = await self._replicator.write(work)
+        taken = [outcome for outcome in request.outcomes if outcome.task not in done.dropped]
+        for outcome in taken:
+            claim = claims[outcome.task]
+            if claim is not None and outcome.kind == "done":
+                self._learn(claim.name, outcome.run_s)
+        self.claims.drop(outcome.task for outcome in taken)
+        for reason in done.dropped.values():
+            self._counters.add("outcome_dropped_" + reason.replace(" ", "_"), request.node)
+        await self._replicator.commit(seq)
+        if done.finished:
+            self._finished.append((self._clock.boot_s(), len(done.finished)))
+        self._waiters.wake(done.finished)
+        return ResultsTaken(epoch=self.epoch, dropped=done.dropped)
+
+    def _still_leading(self) -> None:
+        lease = self._replicator.elector
+        if not lease.leads() or lease.lease.epoch != self.epoch:
+            raise NotLeader
+
+    def _learn(self, name: str, run_s: float) -> None:
+        known = self._run_s.get(name)
+        self._run_s[name] = run_s if known is None else known + RUN_S_WEIGHT * (run_s - known)
+
+    # -- who runs what -----------------------------------------------------------------------------------
+
+    async def _spoken(
+        self, node: str, boot: str, runs: Collection[ClaimRef], number: int | None
+    ) -> tuple[str, ...]:
+        """Notes which runs a worker has; adopts those that nobody holds. The runs that count no longer."""
+        spoken = self.claims.speak(node, boot, runs, self._clock.boot_s(), number)
+        invalid = spoken.foreign
+        if spoken.unknown or spoken.freed or spoken.lost:
+            invalid += await self._settle(spoken, node, boot)
+        self._expected.pop(node, None)
+        if not self._expected and not self.census_over:
+            await self._end_census()
+        return invalid
+
+    async def _settle(self, spoken: Spoken, node: str, boot: str) -> tuple[str, ...]:
+        now_ms = self._clock.wall_ms()
+
+        def work(conn: Connection, pen: Pen) -> tuple[tuple[str, ...], tuple[str, ...]]:
+            self._release_in(conn, pen, spoken.freed, lost=False)
+            self._release_in(conn, pen, spoken.lost, lost=True)
+            return queue.adopt(conn, pen, spoken.unknown, node, now_ms)
+
+        (adopted, refused), _ = await self._replicator.write(work)
+        refs = {ref.task: ref for ref in spoken.unknown}
+        for task in adopted:
+            self.claims.hold(refs[task], node, boot, "", 0, self._clock.boot_s())
+            self._counters.add("run_adopted", task)
+        if spoken.freed or spoken.lost:
+            self._counters.add("claims_freed", node, len(spoken.freed) + len(spoken.lost))
+        return refused
+
+    def _release_in(self, conn: Connection, pen: Pen, tasks: Collection[str], *, lost: bool) -> None:
+        if tasks:
+            queue.release(
+                conn, pen, tasks, lost=lost, losses_max=self._config.losses_max, now_ms=self._clock.wall_ms()
+            )
+
+    async def _release(self, tasks: Collection[str], *, lost: bool) -> None:
+        if tasks:
+            await self._replicator.write(lambda conn, pen: self._release_in(conn, pen, tasks, lost=lost))
+
+    async def _end_census(self) -> None:
+        """Every known worker has spoken, or had its time: what nobody runs waits again."""
+        self.census_over = True
+        self.census.notify()
+        running = await self._replicator.database.read(queue.running_ids)
+        orphans = [task for task in running if self.claims.of(task) is None]
+        self._counters.add("runs_orphaned", count=len(orphans))
+        await self._release(orphans, lost=False)
+        self._work.notify()
+
+    async def _reap_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(REAP_S)
+            now = self._clock.boot_s()
+            freed = self.claims.expire(now)
+            if freed:
+                self._counters.add("claims_expired", count=len(freed))
+            try:
+                await self._release(freed, lost=False)
+                if not self.census_over and now >= self._census_until:
+                    await self._end_census()
+            except NoLeader:
+                return
+
+    # -- handing out -------------------------------------------------------------------------------------
+
+    async def _match_for_ever(self) -> None:
+        while True:
+            count = self._work.count
+            try:
+                due_ms = await self._match() if self._asking else None
+            except NoLeader:
+                due_ms = self._clock.wall_ms() + 100
+            wait_s = None if due_ms is None else max(0.01, (due_ms - self._clock.wall_ms()) / 1000)
+            await self._work.after(count, wait_s)
+
+    async def _match(self) -> int | None:
+        """Hands out what there is to all who ask, in one transaction; the wall time when more may be due."""
+        asking = [entry for entry in self._asking.values() if not entry.answer.done()]
+        committed = dict(self._replicator.committed)
+        now_ms = self._clock.wall_ms()
+        budgets = [self._budget(entry.request) for entry in asking]
+        only_epoch = None if self.census_over else self.epoch
+
+        def work(conn: Connection, pen: Pen) -> tuple[list[list[tuple[Task, bytes]]], int | None]:
+            given = [
+                queue.claim(
+                    conn, pen, node=entry.request.node, names=entry.request.names, budget=budget,
+                    committed=committed, now_ms=now_ms, limit=JOBS_PER_GET_MAX, only_epoch=only_epoch,
+                )
+                for entry, budget in zip(asking, budgets, strict=True)
+            ]  # fmt: skip
+            return given, queue.next_due_ms(conn, now_ms)
+
+        (given, due_ms), _ = await self._replicator.write(work)
+        now = self._clock.boot_s()
+        for entry, rows in zip(asking, given, strict=True):
+            if not rows:
+                continue
+            jobs = tuple(self._job(task, payload) for task, payload in rows)
+            for job in jobs:
+                request = entry.request
+                self.claims.hold(job.claim, request.node, request.boot, job.name, request.number, now)
+            if not entry.answer.done():
+                entry.answer.set_result(jobs)
+        return due_ms
+
+    def _job(self, task: Task, payload: bytes) -> Job:
+        return Job(
+            id=task.id, name=task.name, epoch=self.epoch, attempt=task.attempt, payload=payload,
+            timeout_s=task.timeout_s,
+        )  # fmt: skip
+
+    def _budget(self, request: Get) -> queue.Budget:
+        """Claim ahead by time, not by count, so that short tasks fly and long ones spread."""
+        ahead_s = self._config.claim_ahead_s
+        held = sum(self._run_s.get(claim.name, ahead_s) for claim in self.claims.held_by(request.node))
+        return queue.Budget(
+            slots_free=request.free, ahead_s=max(0.0, ahead_s * request.slots - held), run_s=self._run_s
+        )
+
+
+def _is_present(claim: Claim | None, task: Task, outcome: Outcome, node: str, boot: str) -> bool:
+    """Whether this outcome belongs to the run that counts now."""
+    if claim is not None:
+        ref = ClaimRef(task=outcome.task, epoch=outcome.epoch, attempt=outcome.attempt)
+        return claim.node == node and claim.boot == boot and claim.ref == ref
+    if task.state == State.RUNNING:
+        return task.worker == node and task.attempt == outcome.attempt
+    return task.attempt <= outcome.attempt

@@ -1,0 +1,234 @@
+"""Where a request goes: here if this node leads, else one hop to the leader, else the outbox or this copy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
+
+from meshq.core import requests as ask
+from meshq.core.messages import Call, CallAnswer, Done
+from meshq.core.ports import Clock, Transport
+from meshq.core.task import FINISHED
+from meshq.errors import InvariantBroken, MeshqError, NoLeader, NotFound, Stopping
+from meshq.node.counters import Counters
+from meshq.node.elector import Elector
+from meshq.node.leadership import Leadership
+from meshq.node.views import Views
+from meshq.store.outbox import Outbox
+from meshq.wire import codec
+
+A = TypeVar("A")
+FORWARD_S = 5.0
+STATUS_S = 0.8
+LOOK_AGAIN_S = 0.5
+FORWARDED = {
+    name: kind
+    for name, kind in codec.REQUESTS.items()
+    if kind not in (ask.Stop, ask.StatsQuery, ask.HealthQuery)
+}
+
+
+class Gateway:
+    """Takes every request of clients and workers.
+
+    Args:
+        me: This node's id.
+        boot: This start of it.
+        leadership: The work, where this node leads.
+        elector: Knows who leads.
+        views: Answers out of this node's own copy.
+        outbox: Keeps what has no leader.
+        transport: To the leader.
+        clock: The lease clock.
+        counters: Where failed hops are counted.
+        health: How this daemon is.
+        stop: Begins the daemon's stop.
+    """
+
+    def __init__(
+        self,
+        me: str,
+        boot: str,
+        leadership: Leadership,
+        elector: Elector,
+        views: Views,
+        outbox: Outbox,
+        transport: Transport,
+        clock: Clock,
+        counters: Counters,
+        health: Callable[[], ask.Health],
+        stop: Callable[[], None],
+    ) -> None:
+        self.stopping = False
+        self._me = me
+        self._boot = boot
+        self._leadership = leadership
+        self._elector = elector
+        self._views = views
+        self._outbox = outbox
+        self._transport = transport
+        self._clock = clock
+        self._counters = counters
+        self._health = health
+        self._stop = stop
+        self._started_at = clock.boot_s()
+
+    async def call(self, request: ask.Request, *, local: bool = True) -> ask.Answer:
+        """Answers any request.
+
+        Raises:
+            MeshqError: With the code, status and text that the asker gets.
+        """
+        match request:
+            case ask.HealthQuery():
+                return self._health()
+            case ask.StatsQuery():
+                uptime_s = self._clock.boot_s() - self._started_at
+                return ask.Stats(node=self._me, boot=self._boot, uptime_s=uptime_s, counters=self._counters.all())
+            case ask.Stop():
+                self._stop()
+                return Done()
+            case ask.StatusQuery():
+                return await self._status()
+            case ask.Submit():
+                return await self._submit(request)
+            case ask.SubmitResult():
+                return await self._submit_result(request)
+            case ask.TaskQuery():
+                return await self._task(request)
+            case ask.WaitQuery() | ask.TasksQuery():
+                return await self._read(request)
+        return await self.lead(request)
+
+    async def lead(self, request: ask.Request) -> ask.Answer:
+        """What the leader answers, here or one hop away.
+
+        Raises:
+            NoLeader: There is none, it can't be reached, or it stepped down meanwhile.
+        """
+        if self._leadership.reign is not None:
+            return await self.answer_as_leader(request)
+        leader = self._elector.leader()
+        if leader is None or leader == self._me:
+            raise NoLeader
+        wait_s = getattr(request, "wait_s", 0.0)
+        timeout_s = STATUS_S if isinstance(request, ask.StatusQuery) else FORWARD_S + wait_s
+        call = Call(request=type(request).__name__, body=codec.encode_body(request))
+        answer = await self._transport.request(leader, call, timeout_s=timeout_s, bulk=True)
+        if not isinstance(answer, CallAnswer):
+            raise NoLeader(f"{leader} answered a request with a {type(answer).__name__}")
+        expected = ask.ANSWER_TO[type(request)]
+        if answer.answer != expected.__name__:
+            raise NoLeader(f"{leader} answered a {call.request} with a {answer.answer}")
+        decoded: ask.Answer = codec.decode_body(answer.answer, answer.body, codec.ANSWERS)
+        return decoded
+
+    async def on_call(self, call: Call) -> CallAnswer:
+        """A request that another node forwarded; it goes no further."""
+        answer = await self.answer_as_leader(codec.decode_body(call.request, call.body, FORWARDED))
+        return CallAnswer(answer=type(answer).__name__, body=codec.encode_body(answer))
+
+    async def answer_as_leader(self, request: ask.Request) -> ask.Answer:
+        """Does what only a leader may.
+
+        Raises:
+            NoLeader: This node does not lead, or did no longer when the answer was there.
+        """
+        reign = self._leadership.leading()
+        answer = await self._dispatch(reign.epoch, request)
+        if self._leadership.leading() is not reign:
+            raise NoLeader("the leadership changed while the request was handled")
+        return answer
+
+    async def _dispatch(self, epoch: int, request: ask.Request) -> ask.Answer:
+        reign = self._leadership.leading()
+        match request:
+            case ask.Submit():
+                return await reign.intake.submit(request)
+            case ask.Cancel():
+                return await reign.intake.cancel(request)
+            case ask.Retry():
+                return await reign.intake.retry(request)
+            case ask.Get():
+                return await reign.dispatcher.get(request)
+            case ask.Heartbeat():
+                return await reign.dispatcher.heartbeat(request)
+            case ask.SubmitResult():
+                return await reign.dispatcher.submit_result(request)
+            case ask.TaskQuery():
+                return await self._views.task(request)
+            case ask.WaitQuery():
+                return await self._views.wait(request)
+            case ask.TasksQuery():
+                return await self._views.page(request)
+            case ask.StatusQuery():
+                return await self._views.status()
+        raise InvariantBroken(f"epoch {epoch}: a leader has no answer to a {type(request).__name__}")
+
+    # -- with a leader or without ------------------------------------------------------------------------
+
+    async def _submit(self, request: ask.Submit) -> ask.Answer:
+        if self.stopping:
+            raise Stopping
+        try:
+            return await self.lead(request)
+        except NoLeader as error:
+            # It may have been kept all the same; its ids make a second delivery the same tasks.
+            self._counters.add("submit_queued", str(error), len(request.tasks))
+        await self._outbox.put_submits(request.tasks)
+        return ask.Submitted(ids=tuple(spec.id for spec in request.tasks), copies=1, majority=False, queued=True)
+
+    async def _submit_result(self, request: ask.SubmitResult) -> ask.Answer:
+        try:
+            return await self.lead(request)
+        except NoLeader as error:
+            self._counters.add("result_queued", str(error), len(request.outcomes))
+        await self._outbox.put_results(request.outcomes, request.boot)
+        return ask.ResultsTaken(epoch=self._elector.promised_epoch, dropped={}, queued=True)
+
+    async def _task(self, query: ask.TaskQuery) -> ask.Answer:
+        try:
+            return await self._read(query)
+        except NotFound:
+            return await self._views.queued(query)
+
+    async def _read(self, query: ask.TaskQuery | ask.WaitQuery | ask.TasksQuery) -> ask.Answer:
+        """The leader's answer; without one, what is committed here, and the leader again when there is one."""
+        deadline = self._clock.boot_s() + getattr(query, "wait_s", 0.0)
+        while True:
+            count = self._elector.changed.count
+            left_s = max(0.0, deadline - self._clock.boot_s())
+            try:
+                now = query if isinstance(query, ask.TasksQuery) else replace(query, wait_s=left_s)
+                return await self.lead(now)
+            except NoLeader as error:
+                self._counters.add("read_without_leader", str(error))
+            answer = await self._read_here(query)
+            left_s = deadline - self._clock.boot_s()
+            if left_s <= 0 or _is_full(answer):
+                return answer
+            await self._elector.changed.after(count, min(left_s, LOOK_AGAIN_S))
+
+    async def _read_here(self, query: ask.TaskQuery | ask.WaitQuery | ask.TasksQuery) -> ask.TaskView | ask.TaskViews:
+        match query:
+            case ask.TaskQuery():
+                return await self._views.task(replace(query, wait_s=0.0))
+            case ask.WaitQuery():
+                return await self._views.wait(replace(query, wait_s=0.0))
+            case ask.TasksQuery():
+                return await self._views.page(query)
+
+    async def _status(self) -> ask.Answer:
+        try:
+            answer = await self.lead(ask.StatusQuery())
+        except MeshqError as error:
+            self._counters.add("status_without_leader", str(error))
+            return await self._views.status()
+        if isinstance(answer, ask.Status):
+            return replace(answer, node=self._me, queued=await self._outbox.count())
+        return answer
+
+
+def _is_full(answer: ask.TaskView | ask.TaskViews) -> bool:
+    return bool(answer.tasks) if isinstance(answer, ask.TaskViews) else answer.state in FINISHED

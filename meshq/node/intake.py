@@ -1,0 +1,152 @@
+"""The leader's side of clients' changes: submit, cancel, retry. One for each leadership."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from meshq.config import Config
+from meshq.core import signature, task
+from meshq.core.ids import uuid7
+from meshq.core.ports import Clock
+from meshq.core.quorum import majority
+from meshq.core.requests import Cancel, Retry, Submit, Submitted, TaskInfo, TaskSpec, TaskView
+from meshq.errors import BadArguments, MeshqError, NoLeader, QueueFull, UnknownTask
+from meshq.node.dispatcher import Dispatcher
+from meshq.node.replicator import Replicator
+from meshq.node.waiters import Waiters
+from meshq.store import feed, queue
+from meshq.store.database import Connection
+from meshq.store.feed import Pen
+from meshq.wire import values
+
+CENSUS_WAIT_S = 3.0
+NAMES_SHOWN = 20
+
+
+class Intake:
+    """Takes clients' changes under one leadership.
+
+    Args:
+        replicator: Writes and commits.
+        dispatcher: Knows which tasks the live workers know, and is woken.
+        waiters: Who waits for tasks to finish.
+        clock: Wall clock and ids.
+        config: Limits.
+    """
+
+    def __init__(
+        self, replicator: Replicator, dispatcher: Dispatcher, waiters: Waiters, clock: Clock, config: Config
+    ) -> None:
+        self._replicator = replicator
+        self._dispatcher = dispatcher
+        self._waiters = waiters
+        self._clock = clock
+        self._config = config
+
+    async def submit(self, request: Submit) -> Submitted:
+        """Keeps tasks; answers once they are committed.
+
+        Raises:
+            UnknownTask, BadArguments: A task that no node could run; none of the request is kept. Not for those
+                that waited in an outbox, which become failed tasks.
+            QueueFull: The queue is as long as it may be.
+        """
+        problems = await self._problems(request.tasks)
+        if problems and not request.late:
+            raise next(iter(problems.values()))
+        now_ms = self._clock.wall_ms()
+
+        def work(conn: Connection, pen: Pen) -> queue.SubmitDone:
+            if not request.late and queue.open_count(conn) + len(request.tasks) > self._config.queue_tasks_max:
+                raise QueueFull(f"the queue holds its {self._config.queue_tasks_max} tasks; try again later")
+            done = queue.submit(conn, pen, request.tasks, now_ms, self._config.inline_bytes_max)
+            self._fail(conn, pen, problems, now_ms)
+            return done
+
+        done, seq = await self._replicator.write(work)
+        copies = await self._replicator.commit(seq)
+        self._waiters.wake(problems)
+        needed = majority(len(self._replicator.roster.members))
+        return Submitted(ids=done.ids, copies=copies, majority=copies >= needed, queued=False)
+
+    async def cancel(self, request: Cancel) -> TaskView:
+        """Calls a task off; answers once that is committed. One that is finished stays as it is.
+
+        Raises:
+            NotFound, Ambiguous: The id fits no task, or several.
+        """
+        now_ms = self._clock.wall_ms()
+
+        def work(conn: Connection, pen: Pen) -> str:
+            return queue.cancel(conn, pen, queue.find(conn, request.id), now_ms).id
+
+        found, seq = await self._replicator.write(work)
+        self._dispatcher.claims.drop([found])
+        await self._replicator.commit(seq)
+        self._waiters.wake([found])
+        committed = dict(self._replicator.committed)
+        views = await self._replicator.database.read(lambda conn: queue.views(conn, [found], committed))
+        return views[0]
+
+    async def retry(self, request: Retry) -> Submitted:
+        """A new task like a finished one, whose id it names.
+
+        Raises:
+            NotFound, Ambiguous: The id fits no task, or several.
+            Conflict: The task is not finished.
+        """
+        new_id = uuid7(self._clock.wall_ms(), self._clock.random_bits(74))
+        spec = await self._replicator.database.read(
+            lambda conn: queue.retry_spec(conn, queue.find(conn, request.id), new_id)
+        )
+        return await self.submit(Submit(tasks=(spec,)))
+
+    def _fail(self, conn: Connection, pen: Pen, problems: dict[str, MeshqError], now_ms: int) -> None:
+        for task_id, problem in problems.items():
+            row = queue.get(conn, task_id)
+            if row is not None and row.state == task.State.PENDING:
+                error = values.pack({"type": type(problem).__name__, "message": problem.message, "traceback": ""})
+                feed.write_tasks(conn, pen, [task.failed(row, error, now_ms)])
+
+    async def _problems(self, specs: Sequence[TaskSpec]) -> dict[str, MeshqError]:
+        """What is wrong with which of these tasks."""
+        problems: dict[str, MeshqError] = {}
+        checked: dict[tuple[str, bytes], MeshqError | None] = {}
+        for name in dict.fromkeys(spec.name for spec in specs):
+            await self._wait_until_known(name)
+        known = self._dispatcher.claims.known_tasks(self._clock.boot_s())
+        for spec in specs:
+            key = (spec.name, spec.payload)
+            if key not in checked:
+                checked[key] = _problem(spec, known)
+            problem = checked[key]
+            if problem is not None:
+                problems[spec.id] = problem
+        return problems
+
+    async def _wait_until_known(self, name: str) -> None:
+        """Right after a takeover the workers have not all said what they know yet."""
+        deadline = self._clock.boot_s() + CENSUS_WAIT_S
+        while True:
+            count = self._dispatcher.census.count
+            if name in self._dispatcher.claims.known_tasks(self._clock.boot_s()) or self._dispatcher.all_told():
+                return
+            left_s = deadline - self._clock.boot_s()
+            if left_s <= 0:
+                raise NoLeader(f"no worker has told yet whether it knows {name}; try again in a few seconds")
+            await self._dispatcher.census.after(count, left_s)
+
+
+def _problem(spec: TaskSpec, known: dict[str, TaskInfo]) -> MeshqError | None:
+    info = known.get(spec.name)
+    if info is None:
+        names = ", ".join(sorted(known)[:NAMES_SHOWN]) or "none, since no worker is there"
+        return UnknownTask(f"no live node knows a task named {spec.name}; known are: {names}")
+    try:
+        args, kwargs = values.unpack(spec.payload)
+        signature.check(info, args, kwargs)
+    except MeshqError as error:
+        return error
+    except (TypeError, ValueError):
+        return BadArguments(f"{spec.name}: the payload is not a list of arguments and a map of keyword arguments")
+    return None

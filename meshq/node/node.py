@@ -1,0 +1,288 @@
+"""The node: its parts wired together, its messages told apart, and its stop in stages."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, cast
+
+from meshq import __version__
+from meshq.config import Config
+from meshq.core.events import Timing
+from meshq.core.lease import Lease
+from meshq.core.messages import Call, Done, Handover, Hello, Leave, Pull, Renew, Vote
+from meshq.core.ports import Clock, Pool, Transport
+from meshq.core.requests import (
+    Get,
+    Got,
+    Health,
+    Heartbeat,
+    HeartbeatAnswer,
+    NodeView,
+    ResultsTaken,
+    SubmitResult,
+    TaskInfo,
+)
+from meshq.errors import Malformed, MeshqError
+from meshq.node import journal
+from meshq.node.counters import Counters
+from meshq.node.courier import Courier
+from meshq.node.elector import Elector
+from meshq.node.founding import Founding
+from meshq.node.gateway import Gateway
+from meshq.node.leadership import Leadership
+from meshq.node.peers import Peers
+from meshq.node.replicator import Replicator
+from meshq.node.views import Views
+from meshq.node.waiters import Waiters
+from meshq.store.database import BaseDatabase
+from meshq.store.outbox import Outbox
+from meshq.store.promise import PromiseStore
+from meshq.worker.agent import Agent
+
+HANDOVER_S = 5.0
+LEAVE_S = 5.0
+LEAVE_TRY_S = 2.0
+HOUSEKEEPING_S = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """What a node is given; the simulator hands in other parts of the same ports.
+
+    Args:
+        clock: Time and chance.
+        transport: To the other nodes.
+        database: The queue's.
+        promises: Where promises go.
+        outbox: What waits for a leader.
+        pool: What runs tasks; started.
+        tasks: The tasks that the pool knows.
+        announced: Set when others can find this node.
+        told: Where addresses go that other nodes told.
+        addresses: Where this node can be reached, as of now.
+        pid: This process.
+    """
+
+    clock: Clock
+    transport: Transport
+    database: BaseDatabase
+    promises: PromiseStore
+    outbox: Outbox
+    pool: Pool
+    tasks: tuple[TaskInfo, ...]
+    announced: asyncio.Event
+    told: Callable[[str, tuple[str, ...]], None]
+    addresses: Callable[[], tuple[str, ...]]
+    pid: int
+
+
+class _Work:
+    """The leader, wherever it is, as this node's worker sees it."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def get(self, request: Get) -> Got:
+        return cast(Got, await self._gateway.lead(request))
+
+    async def heartbeat(self, request: Heartbeat) -> HeartbeatAnswer:
+        return cast(HeartbeatAnswer, await self._gateway.lead(request))
+
+    async def submit_result(self, request: SubmitResult) -> ResultsTaken:
+        return cast(ResultsTaken, await self._gateway.lead(request))
+
+
+class Node:
+    """One node of a cluster; also what answers the other nodes' messages.
+
+    Args:
+        me: Its id.
+        boot: This start of it.
+        name: What people call it.
+        config: Its settings.
+        world: Everything outside of it.
+        on_stop: Called when somebody asks this daemon to stop.
+    """
+
+    def __init__(
+        self, me: str, boot: str, name: str, config: Config, world: World, on_stop: Callable[[], None]
+    ) -> None:
+        self.me, self.boot, self.name = me, boot, name
+        self.config = config
+        self.counters = Counters()
+        self._world = world
+        self._on_stop = on_stop
+        self._stopping = False
+
+    async def load(self) -> None:
+        """Takes up what the disk holds, and puts the parts together.
+
+        Raises:
+            StoreError: The disk can't be read.
+        """
+        world, config, counters, clock = self._world, self.config, self.counters, self._world.clock
+        self.replicator = Replicator(self.me, world.database, world.transport, clock, config, counters)
+        await self.replicator.load()
+        timing = Timing(
+            heartbeat_s=config.heartbeat_s, lease_s=config.lease_s, margin=config.lease_margin,
+            stand_step_s=config.stand_step_s, alive_s=config.alive_s,
+        )  # fmt: skip
+        promise = await world.promises.load()
+        lease = Lease(self.me, promise, self.replicator.roster, timing, clock.boot_s(), clock.random)
+        self.elector = Elector(lease, world.promises, world.transport, clock, self.replicator.holdings, counters)
+        self.replicator.elector = self.elector
+        self.peers = Peers(
+            self.me, self.describe, world.transport, self.elector, self.replicator, world.database, clock, config,
+            counters, world.told,
+        )  # fmt: skip
+        await self.peers.load()
+        waiters = Waiters()
+        self.leadership = Leadership(self.replicator, self.elector, self.peers, clock, config, counters, waiters)
+        self.elector.leadership = self.leadership
+        self.views = Views(
+            self.replicator, self.elector, self.leadership, self.peers, world.outbox, waiters, clock, config,
+            self._myself,
+        )  # fmt: skip
+        self.gateway = Gateway(
+            self.me, self.boot, self.leadership, self.elector, self.views, world.outbox, world.transport, clock,
+            counters, self._health, self._on_stop,
+        )  # fmt: skip
+        self._courier = Courier(world.outbox, self.gateway, self.elector, clock, counters)
+        self._founding = Founding(self.me, self.replicator, self.peers, clock, config, world.announced)
+        self.agent = Agent(
+            self.me, self.boot, self.name, world.pool, _Work(self.gateway), world.outbox, clock, config, world.tasks,
+            counters.add, lambda: self.leadership.reign is not None,
+        )  # fmt: skip
+        bad = await world.outbox.set_aside_garbage()
+        if bad:
+            journal.warn("garbage", f"{bad} entries of the outbox can't be read; they are set aside", entries=bad)
+
+    # -- life --------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Works until it is cancelled; `stop` comes before that, for an end in order."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.elector.run())
+            tasks.create_task(self.leadership.run())
+            tasks.create_task(self.replicator.follow())
+            tasks.create_task(self.peers.run())
+            tasks.create_task(self._founding.run())
+            tasks.create_task(self._courier.run())
+            tasks.create_task(self.agent.run())
+            tasks.create_task(self._wake_agent())
+            tasks.create_task(self._keep_house())
+
+    async def stop(self) -> None:
+        """Stops in stages: refuses new work, drains, hands the lease over, leaves the roster."""
+        self._stopping = self.gateway.stopping = True
+        journal.tell("stopping", f"stopping: running tasks have {self.config.drain_s:g} s to finish")
+        await self.agent.stop(self.config.drain_s)
+        if self.elector.leads():
+            await self.leadership.hand_over(HANDOVER_S)
+        await self._leave()
+
+    async def _leave(self) -> None:
+        """Leaves the roster, so that the others need no majority with this node in it."""
+        roster = self.replicator.roster
+        if self.me not in roster.members or len(roster.members) < 2:
+            return
+        clock = self._world.clock
+        deadline = clock.boot_s() + LEAVE_S
+        while (left_s := deadline - clock.boot_s()) > 0:
+            count = self.elector.changed.count
+            leader = self.elector.leader()
+            if leader is None or leader == self.me:
+                await self.elector.changed.after(count, left_s)
+                continue
+            try:
+                timeout_s = min(left_s, LEAVE_TRY_S)
+                await self._world.transport.request(leader, Leave(genesis=roster.genesis), timeout_s=timeout_s)
+            except MeshqError as error:
+                self.counters.add("leave_failed", str(error))
+                await self.elector.changed.after(count, min(left_s, 0.2))
+                continue
+            journal.tell("left", "left the roster; the others go on")
+            return
+        journal.warn("left_hard", "stopping without a leader that could take this node off the roster")
+
+    async def _wake_agent(self) -> None:
+        while True:
+            count = self.leadership.changed.count
+            self.agent.saw_epoch(self.elector.promised_epoch)
+            self.agent.wake()
+            await self.leadership.changed.after(count)
+
+    async def _keep_house(self) -> None:
+        while True:
+            dropped = await self._world.outbox.expire(self._world.clock.wall_ms(), self.config.cache_ttl_s)
+            if dropped:
+                journal.warn("expired", f"{dropped} outcomes found no leader for too long and are dropped")
+            await asyncio.sleep(HOUSEKEEPING_S)
+
+    # -- messages ----------------------------------------------------------------------------------------
+
+    async def answer(self, sender: str, message: Any) -> Any:
+        """Answers one message of another node.
+
+        Raises:
+            MeshqError: Goes back as a refusal.
+        """
+        match message:
+            case Vote() | Renew() | Handover():
+                return await self.elector.answer(sender, message)
+            case Hello():
+                return await self.peers.on_hello(sender, message)
+            case Call():
+                return await self.gateway.on_call(message)
+            case Leave():
+                await self.leadership.leave(sender)
+                return Done()
+        raise Malformed(f"{type(message).__name__} is no message that asks for something")
+
+    async def stream(self, sender: str, message: Any) -> AsyncIterator[Any]:
+        """Answers a pull, in parts."""
+        if not isinstance(message, Pull):
+            raise Malformed(f"{type(message).__name__} is answered in one part")
+        async with aclosing(self.replicator.serve(sender, message)) as parts:
+            async for part in parts:
+                yield part
+
+    # -- what others see ---------------------------------------------------------------------------------
+
+    def describe(self) -> Hello:
+        """Who this node is, as of now."""
+        running, _ = self.agent.load()
+        return Hello(
+            node=self.me,
+            boot=self.boot,
+            name=self.name,
+            addresses=self._world.addresses(),
+            genesis=self.replicator.roster.genesis,
+            roster=self.replicator.roster,
+            epoch=self.elector.promised_epoch,
+            leader=self.elector.leader(),
+            fresh=not self.replicator.roster.genesis,
+            votes=self.config.replica != "never",
+            slots=self._world.pool.slots,
+            running=running,
+            stopping=self._stopping,
+        )
+
+    def _myself(self) -> NodeView:
+        addresses = self._world.addresses()
+        running, _ = self.agent.load()
+        return NodeView(
+            id=self.me, name=self.name, role="", address=addresses[0] if addresses else "", heard_s=0.0,
+            slots=self._world.pool.slots, running=running, behind=None,
+        )  # fmt: skip
+
+    def _health(self) -> Health:
+        leader = self.elector.leader()
+        copies = "replica" if self.me in self.replicator.roster.members else "worker"
+        role = "leader" if leader == self.me else copies
+        return Health(
+            ok=leader is not None, node=self.me, role=role, leader=leader, version=__version__, pid=self._world.pid
+        )

@@ -1,0 +1,387 @@
+"""Copies: pulling and serving rows, and knowing what a majority holds.
+
+Taking over, healing, joining and catching up are all the same here: pull, and merge.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeVar
+
+from meshq.config import Config
+from meshq.core import quorum
+from meshq.core.events import RosterChanged
+from meshq.core.limits import PULL_FRAME_BYTES, WAIT_S_MAX
+from meshq.core.membership import Roster, in_sync
+from meshq.core.messages import Pull, Rows
+from meshq.core.ports import Clock, Transport
+from meshq.errors import Conflict, MeshqError, NotLeader, StaleEpoch
+from meshq.node.counters import Counters
+from meshq.node.elector import Elector
+from meshq.node.signal import Signal
+from meshq.store import feed
+from meshq.store.database import BaseDatabase, Connection
+from meshq.store.feed import Pen
+
+T = TypeVar("T")
+IDLE_S = 3.0
+BACKOFF_S = 0.2
+
+
+@dataclass(slots=True)
+class Copy:
+    """Another node's copy, as the leader knows it from its pulls."""
+
+    vector: Mapping[str, int]
+    epoch: int
+    goal: Mapping[str, int] = field(default_factory=dict)
+    goal_at: float = float("-inf")
+    synced_at: float = float("-inf")
+
+
+def _apply(rows: Rows, pen: Pen | None, conn: Connection) -> feed.Applied:
+    return feed.apply(conn, rows, pen)
+
+
+class Replicator:
+    """One node's copy of the queue, and its part in copying.
+
+    Args:
+        me: This node's id.
+        database: The queue's database.
+        elector: Tells who leads.
+        transport: To the other nodes.
+        clock: The lease clock.
+        config: Durations and the number of replicas.
+        counters: Where refusals are counted.
+    """
+
+    def __init__(
+        self,
+        me: str,
+        database: BaseDatabase,
+        transport: Transport,
+        clock: Clock,
+        config: Config,
+        counters: Counters,
+    ) -> None:
+        self.me = me
+        self.database = database
+        self.vector: dict[str, int] = {}
+        self.committed: dict[str, int] = {}
+        self.roster = Roster()
+        self.changed = Signal()
+        self.commits = Signal()
+        self.copies: dict[str, Copy] = {}
+        self.elector: Elector
+        self._transport = transport
+        self._clock = clock
+        self._config = config
+        self._counters = counters
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._tickets = 0
+        self._established_at = float("inf")  # the seq of this epoch's first write
+        self._persisted: dict[str, int] = {}
+        self._behind_of: dict[str, None] = {}  # nodes that hold something that this leader lacks, in order
+        self._lacking = Signal()
+        self._quiet = False
+        self._writing = 0
+        self.progress_at = 0.0
+
+    async def load(self) -> None:
+        """Reads what the disk holds."""
+        self.vector, self.committed, self.roster = await self.database.read(
+            lambda conn: (feed.read_vector(conn), feed.read_committed(conn), feed.read_roster(conn))
+        )
+        self._persisted = dict(self.committed)
+
+    async def holdings(self) -> tuple[dict[str, int], Roster]:
+        """What is on this disk: vector and roster, from one snapshot."""
+        return await self.database.read(lambda conn: (feed.read_vector(conn), feed.read_roster(conn)))
+
+    # -- writing as leader -------------------------------------------------------------------------------
+
+    def pen(self) -> Pen:
+        """As whom this node writes now; raises NotLeader if it does not lead."""
+        if not self.elector.leads():
+            raise NotLeader
+        if self._quiet:
+            raise NotLeader("the lease is being handed over")
+        return Pen(node=self.me, epoch=self.elector.lease.epoch, majority=True)
+
+    async def write(self, work: Callable[[Connection, Pen], T]) -> tuple[T, int]:
+        """A leader's change: on this disk when it returns, with the seq up to which `commit` has to wait.
+
+        Raises:
+            NotLeader: This node does not lead, or did no longer when the change was on disk.
+        """
+        pen = self.pen()
+        known = {writer: seq for writer, seq in self.committed.items() if seq > self._persisted.get(writer, 0)}
+
+        def run(conn: Connection) -> tuple[T, int]:
+            if known:
+                feed.merge_committed(conn, known)
+            result = work(conn, pen)
+            return result, feed.read_seq(conn, self.me)
+
+        with self._counted():
+            result, seq = await self.database.write(run)
+        self._persisted.update(known)
+        if seq > self.vector.get(self.me, 0):
+            self.vector[self.me] = seq
+            self._advance()
+            self.changed.notify()
+        if not self.elector.leads() or self.elector.lease.epoch != pen.epoch:
+            raise NotLeader("this node lost the lease while it wrote")
+        return result, seq
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._writing += 1
+        try:
+            yield
+        finally:
+            self._writing -= 1
+            self.changed.notify()
+
+    async def quiesce(self) -> None:
+        """Takes no more writes; returns when none is under way."""
+        self._quiet = True
+        while self._writing:
+            await self.changed.after(self.changed.count)
+
+    def resume(self) -> None:
+        """Takes writes again."""
+        self._quiet = False
+
+    async def commit(self, seq: int) -> int:
+        """Waits until a majority holds this leader's writes up to `seq`; the number of copies then.
+
+        Raises:
+            NotLeader: The leadership ended before.
+        """
+        if seq > self.committed.get(self.me, 0):
+            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._tickets += 1
+            heapq.heappush(self._waiting, (seq, self._tickets, future))
+            await future
+        if not self.elector.leads():
+            raise NotLeader
+        return self.count_copies(seq)
+
+    def count_copies(self, seq: int) -> int:
+        """How many replicas' disks are known to hold this leader's writes up to `seq`."""
+        epoch = self.elector.lease.epoch
+        others = sum(
+            copy.epoch == epoch and copy.vector.get(self.me, 0) >= seq
+            for node, copy in self.copies.items()
+            if node in self.roster.members
+        )
+        return 1 + others
+
+    def begin(self) -> None:
+        """A leadership begins: nobody's copy counts before it pulls under the new epoch."""
+        self.copies.clear()
+        self._established_at = float("inf")
+        self._quiet = False
+        self.progress_at = self._clock.boot_s()
+
+    async def first_write(self) -> None:
+        """Re-stamps under this epoch the roster and every row not known committed, and commits that."""
+        _, seq = await self.write(lambda conn, pen: feed.restamp(conn, pen, first=True))
+        await self.reload_roster()
+        self._established_at = seq
+        await self.commit(seq)
+
+    def end(self) -> None:
+        """A leadership is over: whoever waits for a commit is told so."""
+        waiting, self._waiting = self._waiting, []
+        for _, _, future in waiting:
+            if not future.done():
+                future.set_exception(NotLeader("the leadership ended before a majority had it"))
+                future.exception()
+        self._established_at = float("inf")
+        self._behind_of.clear()
+
+    def stuck_s(self) -> float:
+        """For how long a leader has had something to commit and committed nothing."""
+        if self.committed.get(self.me, 0) >= self.vector.get(self.me, 0):
+            self.progress_at = self._clock.boot_s()
+        return self._clock.boot_s() - self.progress_at
+
+    def _advance(self) -> None:
+        """Works out anew what a majority holds."""
+        if not self.elector.leads():
+            return
+        epoch = self.elector.lease.epoch
+        members = self.roster.members
+        held = [copy.vector for node, copy in self.copies.items() if node in members and copy.epoch == epoch]
+        if self.me in members:
+            held.append(self.vector)
+        established = self.committed.get(self.me, 0) >= self._established_at
+        before = self.committed.get(self.me, 0)
+        for writer in self.vector if established else (self.me,):
+            seq = quorum.held_by_majority((vector.get(writer, 0) for vector in held), len(members))
+            if seq > self.committed.get(writer, 0):
+                self.committed[writer] = int(seq)
+        mine = self.committed.get(self.me, 0)
+        if mine > before:
+            self.commits.notify()
+        while self._waiting and self._waiting[0][0] <= mine:
+            _, _, future = heapq.heappop(self._waiting)
+            self.progress_at = self._clock.boot_s()
+            if not future.done():
+                future.set_result(None)
+
+    # -- the roster --------------------------------------------------------------------------------------
+
+    async def reload_roster(self) -> None:
+        """Takes the roster from disk and tells the lease."""
+        roster = await self.database.read(feed.read_roster)
+        if roster.key >= self.roster.key and roster != self.roster:
+            self.roster = roster
+            self.elector.tell(RosterChanged(roster))
+            self._advance()
+
+    def told_roster(self) -> None:
+        """Tells the lease which roster is on disk."""
+        self.elector.tell(RosterChanged(self.roster))
+
+    async def adopt_roster(self, roster: Roster) -> None:
+        """Keeps a newer roster that the leader told; a row alone claims nothing, so no vector changes."""
+        if roster.genesis and self.roster.genesis in ("", roster.genesis) and roster.key > self.roster.key:
+            await self.database.write(lambda conn: feed.upsert_roster(conn, roster))
+            await self.reload_roster()
+
+    # -- serving -----------------------------------------------------------------------------------------
+
+    async def serve(self, sender: str, pull: Pull) -> AsyncGenerator[Rows, None]:
+        """Answers a pull; waits up to `wait_s` for something new.
+
+        Raises:
+            Conflict: The asker belongs to another cluster, or the roster is full and it is a worker only.
+        """
+        if pull.genesis and pull.genesis != self.roster.genesis:
+            raise Conflict(f"this is another cluster: {self.roster.genesis[-8:]}, not {pull.genesis[-8:]}")
+        self._note(sender, pull)
+        if pull.wait_s > 0 and sender not in self.roster.members and self._roster_is_full():
+            raise Conflict(f"all {self._config.replicas} replicas are there; this node only works")
+        count = self.changed.count
+        if pull.wait_s > 0 and quorum.covers(pull.vector, self.vector):
+            await self.changed.after(count, min(pull.wait_s, WAIT_S_MAX))
+        committed = dict(self.committed)
+        self._set_goal(sender, committed)
+        steps = self.database.stream(lambda conn: feed.rows_beyond(conn, pull.vector, PULL_FRAME_BYTES))
+        async with aclosing(steps) as frames:
+            async for rows in frames:
+                # What this leader knows to be committed may be newer than what it last wrote down.
+                yield replace(rows, committed=quorum.merge(rows.committed, committed)) if rows.last else rows
+
+    def _roster_is_full(self) -> bool:
+        return len(self.roster.members) >= self._config.replicas
+
+    def _note(self, sender: str, pull: Pull) -> None:
+        if not self.elector.leads():
+            return
+        now = self._clock.boot_s()
+        copy = self.copies.get(sender)
+        if copy is None:
+            copy = self.copies[sender] = Copy(pull.vector, pull.epoch)
+        copy.vector, copy.epoch = pull.vector, pull.epoch
+        if now - copy.goal_at < self._config.lease_s * 4 and in_sync(pull.vector, copy.goal):
+            copy.synced_at = now
+        if not quorum.covers(self.vector, pull.vector):
+            self._behind_of[sender] = None
+            self._lacking.notify()
+        self._advance()
+
+    def _set_goal(self, sender: str, committed: Mapping[str, int]) -> None:
+        copy = self.copies.get(sender)
+        if copy is not None:
+            copy.goal, copy.goal_at = committed, self._clock.boot_s()
+
+    def in_sync(self, node: str) -> bool:
+        """Whether the node held, within the last lease, everything that was committed when it last asked."""
+        copy = self.copies.get(node)
+        return copy is not None and self._clock.boot_s() - copy.synced_at < self._config.lease_s
+
+    def behind(self, node: str) -> int | None:
+        """By how many versions the node's copy is behind this leader's; None if it has not pulled."""
+        if node == self.me:
+            return 0
+        copy = self.copies.get(node)
+        if copy is None:
+            return None
+        return sum(max(0, seq - copy.vector.get(writer, 0)) for writer, seq in self.vector.items())
+
+    def has_everything(self, node: str) -> bool:
+        """Whether the node's copy holds all that this leader's does."""
+        copy = self.copies.get(node)
+        return copy is not None and quorum.covers(copy.vector, self.vector)
+
+    # -- pulling -----------------------------------------------------------------------------------------
+
+    async def fetch(self, peer: str, *, wait_s: float = 0.0, pen: Pen | None = None) -> None:
+        """Pulls once from a node and merges; with a pen, as its leader, who re-stamps what is not committed.
+
+        Raises:
+            MeshqError: The node did not answer, or said no; what arrived before is kept.
+        """
+        # The vector first, then the epoch: an epoch that was promised in between makes the vector count less.
+        vector = dict(self.vector)
+        epoch = self.elector.promised_epoch
+        pull = Pull(vector=vector, epoch=epoch, genesis=self.roster.genesis, wait_s=wait_s)
+        async for rows in self._transport.stream(peer, pull, idle_s=wait_s + IDLE_S):
+            if pen is not None and self.pen() != pen:
+                raise StaleEpoch
+            with self._counted():
+                applied = await self.database.write(partial(_apply, rows, pen))
+            if applied.roster_changed:
+                await self.reload_roster()
+            if rows.last:
+                self.vector = quorum.merge(self.vector, applied.vector)
+                self.committed = quorum.merge(self.committed, applied.committed)
+                self._advance()
+            self.changed.notify()
+
+    async def follow(self) -> None:
+        """Pulls from whoever leads, for ever."""
+        while True:
+            count = self.elector.changed.count
+            leader = self.elector.leader()
+            if leader is None or leader == self.me or not self._copies_here():
+                await self.elector.changed.after(count, 1.0)
+                continue
+            try:
+                await self.fetch(leader, wait_s=self._config.pull_wait_s)
+            except Conflict as error:
+                self._counters.add("pull_refused", str(error))
+                await asyncio.sleep(5 * self._config.pull_wait_s)
+            except MeshqError as error:
+                self._counters.add("pull_failed", str(error))
+                await self.elector.changed.after(count, BACKOFF_S * (0.5 + self._clock.random()))
+
+    def _copies_here(self) -> bool:
+        return self._config.replica != "never" or self.me in self.roster.members or bool(self.vector)
+
+    async def fetch_lacking(self) -> None:
+        """As leader: brings home what others hold and this node lacks, for as long as it leads."""
+        while True:
+            count = self._lacking.count
+            if not self._behind_of:
+                await self._lacking.after(count)
+                continue
+            peer = next(iter(self._behind_of))
+            del self._behind_of[peer]
+            try:
+                await self.fetch(peer, pen=self.pen())
+            except NotLeader:
+                return
+            except MeshqError as error:
+                # It shows what it holds again with its next pull.
+                self._counters.add("fetch_failed", f"{peer}: {error}")

@@ -1,0 +1,176 @@
+"""What can be asked about tasks and the cluster, answered from this node's own copy and knowledge."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from meshq.config import Config
+from meshq.core.limits import WAIT_S_MAX
+from meshq.core.ports import Clock
+from meshq.core.requests import NodeView, Status, TaskQuery, TasksQuery, TaskView, TaskViews, WaitQuery
+from meshq.core.task import FINISHED
+from meshq.errors import NotFound
+from meshq.node.elector import Elector
+from meshq.node.leadership import Leadership
+from meshq.node.peers import Peers
+from meshq.node.replicator import Replicator
+from meshq.node.waiters import Waiters
+from meshq.store import queue
+from meshq.store.database import Connection
+from meshq.store.outbox import Outbox
+
+RECHECK_S = 1.0
+
+
+def _views(ids: tuple[str, ...], committed: Mapping[str, int], conn: Connection) -> list[TaskView]:
+    return queue.views(conn, ids, committed)
+
+
+class Views:
+    """Reads.
+
+    Args:
+        replicator: This node's copy; nothing is shown as finished that is not committed.
+        elector: Knows who leads.
+        leadership: Knows the workers, where this node leads.
+        peers: The other nodes.
+        outbox: Tasks that wait here for a leader.
+        waiters: Wakes those who wait for a task.
+        clock: Lease clock and wall clock.
+        config: Names and limits.
+        myself: This node as the status shows it, with `behind` unknown.
+    """
+
+    def __init__(
+        self,
+        replicator: Replicator,
+        elector: Elector,
+        leadership: Leadership,
+        peers: Peers,
+        outbox: Outbox,
+        waiters: Waiters,
+        clock: Clock,
+        config: Config,
+        myself: Callable[[], NodeView],
+    ) -> None:
+        self._replicator = replicator
+        self._elector = elector
+        self._leadership = leadership
+        self._peers = peers
+        self._outbox = outbox
+        self._waiters = waiters
+        self._clock = clock
+        self._config = config
+        self._myself = myself
+
+    # -- tasks -------------------------------------------------------------------------------------------
+
+    async def task(self, query: TaskQuery) -> TaskView:
+        """One task; waits up to `wait_s` until it is finished.
+
+        Raises:
+            NotFound, Ambiguous: The id fits no task, or several.
+        """
+        found = await self._replicator.database.read(lambda conn: queue.find(conn, query.id))
+        views = await self._finished((found,), query.wait_s)
+        return views[0]
+
+    async def wait(self, query: WaitQuery) -> TaskViews:
+        """Those of these tasks that are finished; waits up to `wait_s` for the first."""
+        views = await self._finished(query.ids, query.wait_s)
+        return TaskViews(tasks=tuple(view for view in views if view.state in FINISHED))
+
+    async def page(self, query: TasksQuery) -> TaskViews:
+        """A page of tasks, newest first."""
+        committed = dict(self._replicator.committed)
+        return await self._replicator.database.read(lambda conn: queue.page(conn, query, committed))
+
+    async def _finished(self, ids: tuple[str, ...], wait_s: float) -> list[TaskView]:
+        """The tasks, as soon as one is finished or the wait is over."""
+        deadline = self._clock.boot_s() + min(wait_s, WAIT_S_MAX)
+        with self._waiters.on(ids) as event:
+            while True:
+                event.clear()
+                committed = dict(self._replicator.committed)
+                views = await self._replicator.database.read(partial(_views, ids, committed))
+                left_s = deadline - self._clock.boot_s()
+                if left_s <= 0 or any(view.state in FINISHED for view in views):
+                    return views
+                try:
+                    async with asyncio.timeout(min(left_s, RECHECK_S)):
+                        await event.wait()
+                except TimeoutError:
+                    pass  # rows that a pull brought wake nobody
+
+    async def queued(self, query: TaskQuery) -> TaskView:
+        """A task that waits in this node's outbox.
+
+        Raises:
+            NotFound: It is not there either.
+        """
+        for view in await self._outbox.submit_views(await self._outbox.find(query.id, 1)):
+            return view
+        raise NotFound(f"no task has an id that begins or ends with {query.id}")
+
+    # -- the cluster -------------------------------------------------------------------------------------
+
+    async def status(self) -> Status:
+        """The cluster, as this node sees it."""
+        leader = self._elector.leader()
+        mine = self._myself()
+        nodes = [self._node(node, leader) for node in self._peers.book]
+        nodes.append(self._with_role(mine, leader))
+        counts = await self._replicator.database.read(queue.counts)
+        reign = self._leadership.reign
+        return Status(
+            node=self._replicator.me,
+            leader=leader,
+            epoch=self._elector.lease.epoch if leader else self._elector.promised_epoch,
+            majority=leader is not None,
+            nodes=tuple(sorted(nodes, key=lambda view: view.id)),
+            tasks=counts,
+            per_minute=reign.dispatcher.per_minute() if reign else 0,
+            queued=await self._outbox.count(),
+        )
+
+    def _node(self, node: str, leader: str | None) -> NodeView:
+        peer = self._peers.book[node]
+        reign = self._leadership.reign
+        worker = reign.dispatcher.claims.workers.get(node) if reign else None
+        hello = peer.hello
+        heard_s = None
+        if (heard_at := self._elector.lease.heard_at(node)) is not None:
+            heard_s = self._clock.boot_s() - heard_at
+        elif peer.heard_ms:
+            heard_s = max(0, self._clock.wall_ms() - peer.heard_ms) / 1000
+        view = NodeView(
+            id=node,
+            name=peer.name,
+            role="",
+            address=peer.addresses[0] if peer.addresses else "",
+            heard_s=heard_s,
+            slots=worker.slots if worker else (hello.slots if hello else 0),
+            running=worker.running if worker else (hello.running if hello else 0),
+            behind=self._replicator.behind(node) if reign else None,
+        )
+        return self._with_role(view, leader)
+
+    def _with_role(self, view: NodeView, leader: str | None) -> NodeView:
+        members = self._replicator.roster.members
+        peer = self._peers.book.get(view.id)
+        votes = self._config.replica != "never" if peer is None else bool(peer.hello and peer.hello.votes)
+        if view.id == leader:
+            role = "leader"
+        elif view.id in members:
+            role = "replica"
+        elif votes and len(members) < self._config.replicas:
+            role = "learner"
+        else:
+            role = "worker"
+        behind = 0 if view.id == leader else view.behind
+        return NodeView(
+            id=view.id, name=view.name, role=role, address=view.address, heard_s=view.heard_s, slots=view.slots,
+            running=view.running, behind=behind,
+        )  # fmt: skip

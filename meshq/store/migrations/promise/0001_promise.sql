@@ -1,0 +1,7 @@
+-- The first version.
+CREATE TABLE promise (
+    one INTEGER NOT NULL PRIMARY KEY CHECK (one = 1),
+    epoch INTEGER NOT NULL,
+    holder TEXT NOT NULL,
+    lease_s REAL NOT NULL
+);

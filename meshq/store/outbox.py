@@ -1,0 +1,234 @@
+"""The outbox: outcomes and submitted tasks that wait on this node's disk until a leader has them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from meshq.core.requests import Outcome, TaskSpec, TaskView
+from meshq.core.task import State
+from meshq.store.database import BaseDatabase, Connection, Damaged, Database
+from meshq.store.rows import as_json, pack
+from meshq.store.schema import OUTBOX
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Entry = tuple[int, int, str, T]  # number, wall clock, boot, what it holds
+
+_RESULT, _SUBMIT = "result", "submit"
+_DECODERS: dict[str, msgspec.msgpack.Decoder[Any]] = {
+    _RESULT: msgspec.msgpack.Decoder(Outcome),
+    _SUBMIT: msgspec.msgpack.Decoder(TaskSpec),
+}
+_AMONG = "IN (SELECT value FROM json_each(?))"
+
+
+class Outbox:
+    """The outbox of one node. What can't be read is set aside and reported, never deleted, and stops nothing.
+
+    Args:
+        database: With the schema `OUTBOX`; the simulator hands in an inline one.
+        wall_ms: The wall clock, in milliseconds.
+    """
+
+    def __init__(self, database: BaseDatabase, wall_ms: Callable[[], int]) -> None:
+        self._database = database
+        self._wall_ms = wall_ms
+
+    @classmethod
+    async def open(cls, path: Path, wall_ms: Callable[[], int]) -> tuple[Outbox, Path | None]:
+        """Opens or makes the file. A damaged one is renamed and a new one begun.
+
+        Returns:
+            The outbox, and where the damaged file is now; None if it was not damaged.
+
+        Raises:
+            StoreError: It can't be used; with the path.
+        """
+        damaged = None
+        try:
+            database = await Database.open(path, schema=OUTBOX, readers=1)
+            try:
+                await database.read(partial(_check, path))
+            except Damaged:
+                await database.close()
+                raise
+        except Damaged:
+            damaged = _move_away(path)
+            database = await Database.open(path, schema=OUTBOX, readers=1)
+        return cls(database, wall_ms), damaged
+
+    async def close(self) -> None:
+        """Closes the file."""
+        await self._database.close()
+
+    async def put_results(self, outcomes: Sequence[Outcome], boot: str) -> None:
+        """Keeps outcomes of runs of this boot; returns when they are on disk."""
+        await self._put(_RESULT, boot, [(outcome.task, pack(outcome)) for outcome in outcomes])
+
+    async def results(self, limit: int) -> list[tuple[int, str, Outcome]]:
+        """The oldest outcomes: entry number, boot of the run, outcome."""
+        entries: list[Entry[Outcome]] = await self._entries(_RESULT, limit)
+        return [(entry, boot, outcome) for entry, _, boot, outcome in entries]
+
+    async def put_submits(self, specs: Sequence[TaskSpec]) -> None:
+        """Keeps tasks for the next leader; one whose id is here already is the same task."""
+        await self._put(_SUBMIT, "", [(spec.id, pack(spec)) for spec in specs])
+
+    async def submits(self, limit: int) -> list[tuple[int, TaskSpec]]:
+        """The oldest tasks: entry number, task."""
+        entries: list[Entry[TaskSpec]] = await self._entries(_SUBMIT, limit)
+        return [(entry, spec) for entry, _, _, spec in entries]
+
+    async def drop(self, entries: Sequence[int]) -> None:
+        """Forgets these entries, whatever they hold."""
+        numbers = [(entry,) for entry in entries]
+        await self._database.write(
+            lambda conn: conn.executemany("DELETE FROM entries WHERE entry = ?", numbers).close()
+        )
+
+    drop_submits = drop
+
+    async def count(self) -> int:
+        """How many entries wait."""
+        return await self._number("SELECT count(*) FROM entries")
+
+    async def count_submits(self) -> int:
+        """How many tasks wait."""
+        return await self._number("SELECT count(*) FROM entries WHERE kind = 'submit'")
+
+    async def garbage(self) -> int:
+        """How many entries were set aside since the outbox was made."""
+        return await self._number("SELECT count(*) FROM garbage")
+
+    async def find(self, text: str, limit: int = 6) -> list[str]:
+        """The ids of waiting tasks that begin or end with this."""
+
+        def work(conn: Connection) -> list[str]:
+            rows = conn.execute(
+                "SELECT task FROM entries WHERE kind = 'submit'"
+                " AND (substr(task, 1, :size) = :text OR substr(task, -:size) = :text) ORDER BY task LIMIT :limit",
+                {"text": text.lower(), "size": len(text), "limit": limit},
+            )
+            return [task for (task,) in rows]
+
+        return await self._database.read(work) if text else []
+
+    async def submit_views(self, ids: Collection[str]) -> list[TaskView]:
+        """Those of these tasks that wait here, as people see them, in this order."""
+
+        def work(conn: Connection) -> list[tuple[int, int, str, bytes]]:
+            sql = f"SELECT entry, put_ms, boot, body FROM entries WHERE kind = 'submit' AND task {_AMONG}"
+            return conn.execute(sql, (as_json(ids),)).fetchall()
+
+        good, _ = _decoded(_SUBMIT, await self._database.read(work))
+        views = {spec.id: _view(spec, put_ms) for _, put_ms, _, spec in good}
+        return [views[id_] for id_ in dict.fromkeys(ids) if id_ in views]
+
+    async def expire(self, now_ms: int, ttl_s: float) -> int:
+        """Forgets outcomes that waited longer than this, and tells how many. Submitted tasks are kept for ever."""
+        before_ms = now_ms - int(ttl_s * 1000)
+        sql = "DELETE FROM entries WHERE kind = 'result' AND put_ms < ?"
+        return await self._database.write(lambda conn: conn.execute(sql, (before_ms,)).rowcount)
+
+    async def set_aside_garbage(self) -> int:
+        """Looks at every entry, moves those that can't be read to a table of their own, and tells how many."""
+
+        def work(conn: Connection) -> int:
+            bad: list[tuple[str, int]] = []
+            for kind, entry, body in conn.execute("SELECT kind, entry, body FROM entries ORDER BY entry"):
+                _, reason = _decode(kind, body)
+                if reason is not None:
+                    bad.append((reason, entry))
+            return _set_aside(conn, bad)
+
+        return await self._database.write(work)
+
+    async def _put(self, kind: str, boot: str, bodies: Sequence[tuple[str, bytes]]) -> None:
+        put_ms = self._wall_ms()
+        rows = [(kind, put_ms, boot, task, body) for task, body in bodies]
+        sql = "INSERT OR IGNORE INTO entries (kind, put_ms, boot, task, body) VALUES (?, ?, ?, ?, ?)"
+        await self._database.write(lambda conn: conn.executemany(sql, rows).close())
+
+    async def _entries(self, kind: str, limit: int) -> list[Entry[Any]]:
+        sql = "SELECT entry, put_ms, boot, body FROM entries WHERE kind = ? ORDER BY entry LIMIT ?"
+        while True:
+            rows = await self._database.read(lambda conn: conn.execute(sql, (kind, limit)).fetchall())
+            good, bad = _decoded(kind, rows)
+            if not bad:
+                return good
+            # Set aside at once and asked again, so that what can't be read never stands before what can.
+            moved = await self._database.write(partial(_set_aside, bad=bad))
+            logger.warning("%d entries of the outbox can't be read and were set aside: %s", moved, bad[0][0])
+
+    async def _number(self, sql: str) -> int:
+        return await self._database.read(lambda conn: int(conn.execute(sql).fetchone()[0]))
+
+
+def _decode(kind: str, body: object) -> tuple[Any, str | None]:
+    decoder = _DECODERS.get(kind)
+    if decoder is None or not isinstance(body, bytes):
+        return None, f"no {_RESULT} or {_SUBMIT}"
+    try:
+        return decoder.decode(body), None
+    except msgspec.MsgspecError as error:
+        return None, str(error)
+
+
+def _decoded(kind: str, rows: Sequence[tuple[int, int, str, Any]]) -> tuple[list[Entry[Any]], list[tuple[str, int]]]:
+    good: list[Entry[Any]] = []
+    bad: list[tuple[str, int]] = []
+    for entry, put_ms, boot, body in rows:
+        value, reason = _decode(kind, body)
+        if reason is None:
+            good.append((entry, put_ms, boot, value))
+        else:
+            bad.append((reason, entry))
+    return good, bad
+
+
+def _set_aside(conn: Connection, bad: Sequence[tuple[str, int]]) -> int:
+    conn.executemany(
+        "INSERT OR IGNORE INTO garbage (entry, kind, put_ms, boot, task, body, reason)"
+        " SELECT entry, kind, put_ms, boot, task, body, ? FROM entries WHERE entry = ?",
+        bad,
+    )
+    conn.executemany("DELETE FROM entries WHERE entry = ?", [(entry,) for _, entry in bad])
+    return len(bad)
+
+
+def _view(spec: TaskSpec, put_ms: int) -> TaskView:
+    return TaskView(
+        id=spec.id,
+        name=spec.name,
+        state=State.PENDING.value,
+        attempt=0,
+        retry_of=spec.retry_of,
+        priority=spec.priority,
+        submitted_ms=put_ms,
+        queued=True,
+    )
+
+
+def _check(path: Path, conn: Connection) -> None:
+    (found,) = conn.execute("PRAGMA quick_check(1)").fetchone()
+    if found != "ok":
+        raise Damaged(f"{path}: is damaged: {found}")
+
+
+def _move_away(path: Path) -> Path:
+    number = 1
+    while (target := path.with_name(f"{path.name}.damaged-{number}")).exists():
+        number += 1
+    path.rename(target)
+    for suffix in ("-wal", "-shm"):
+        beside = path.with_name(path.name + suffix)
+        if beside.exists():
+            beside.rename(target.with_name(target.name + suffix))
+    return target

@@ -1,0 +1,62 @@
+"""The promise on disk, in a file of its own, so that heartbeats never wait for a batch of tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from meshq.core.events import Promise
+from meshq.errors import InvariantBroken
+from meshq.store.database import BaseDatabase, Connection, Database
+from meshq.store.schema import PROMISE
+
+
+class PromiseStore:
+    """The highest epoch that this node promised, and to whom.
+
+    Args:
+        database: With the schema `PROMISE`; the simulator hands in an inline one.
+    """
+
+    def __init__(self, database: BaseDatabase) -> None:
+        self._database = database
+
+    @classmethod
+    async def open(cls, path: Path) -> PromiseStore:
+        """Opens or makes the file.
+
+        Raises:
+            StoreError: It can't be used; with the path.
+        """
+        return cls(await Database.open(path, schema=PROMISE, readers=0))
+
+    async def load(self) -> Promise:
+        """What was promised last; of epoch 0 before the first promise."""
+
+        def work(conn: Connection) -> Promise:
+            row = conn.execute("SELECT epoch, holder, lease_s FROM promise").fetchone()
+            return Promise(*row) if row else Promise()
+
+        return await self._database.read(work)
+
+    async def save(self, promise: Promise) -> None:
+        """Keeps a promise; returns when it is on disk.
+
+        Raises:
+            InvariantBroken: A higher epoch was promised before.
+        """
+
+        def work(conn: Connection) -> None:
+            cursor = conn.execute(
+                "INSERT INTO promise (one, epoch, holder, lease_s) VALUES (1, ?, ?, ?)"
+                " ON CONFLICT (one) DO UPDATE SET epoch = excluded.epoch, holder = excluded.holder,"
+                " lease_s = excluded.lease_s WHERE excluded.epoch >= promise.epoch",
+                (promise.epoch, promise.holder, promise.lease_s),
+            )
+            if cursor.rowcount != 1:
+                raise InvariantBroken(f"epoch {promise.epoch} is lower than the one that was promised before")
+
+        await self._database.write(work)
+
+    async def close(self) -> None:
+        """Closes the file."""
+        await self._database.close()

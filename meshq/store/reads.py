@@ -1,0 +1,182 @@
+"""What can be asked about the queue. `queue` offers these too; they change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from meshq.core import limits
+from meshq.core.ids import short
+from meshq.core.requests import TasksQuery, TaskView, TaskViews
+from meshq.core.task import COLUMNS, FINISHED, State, Task
+from meshq.errors import Ambiguous, Malformed, NotFound
+from meshq.store.database import Connection
+from meshq.store.rows import as_json
+
+SHOWN_STATES = (State.PENDING, State.RUNNING, State.DONE, State.FAILED, State.CANCELLED)
+CANDIDATES_MAX = 5
+
+TASK_COLUMNS = ", ".join(f"tasks.{column}" for column in COLUMNS)
+_VIEW_FIELDS = (
+    "id", "name", "state", "attempt", "error", "retry_of", "priority", "worker", "failures", "crashes",
+    "losses", "submitted_ms", "started_ms", "finished_ms",
+)  # fmt: skip
+_VIEW_COLUMNS = ", ".join(f"tasks.{column}" for column in (*_VIEW_FIELDS, "writer", "seq"))
+_AMONG = "tasks.id IN (SELECT value FROM json_each(?))"
+
+
+def task_of(row: Sequence[Any]) -> Task:
+    """A task out of its columns."""
+    return Task(**dict(zip(COLUMNS, row, strict=True)))
+
+
+def find(conn: Connection, text: str) -> str:
+    """The id that this is, or is the unique beginning or end of.
+
+    Raises:
+        NotFound: There is none, or the text is too short to look for.
+        Ambiguous: There is more than one; the message names some.
+    """
+    text = text.lower()
+    if conn.execute("SELECT 1 FROM tasks WHERE id = ? AND rank < 2", (text,)).fetchone():
+        return text
+    if len(text) < limits.ID_CHARS_MIN:
+        raise NotFound(f"no task {text!r}; the beginning or end of an id has {limits.ID_CHARS_MIN} characters or more")
+    found = [
+        id_
+        for (id_,) in conn.execute(
+            "SELECT id FROM tasks WHERE ((id >= :text AND id < :text || char(0x10ffff)) OR substr(id, -:size) = :text)"
+            " AND rank < 2 LIMIT :limit",
+            {"text": text, "size": len(text), "limit": CANDIDATES_MAX + 1},
+        )
+    ]
+    if not found:
+        raise NotFound(f"there is no task {text!r}")
+    if len(found) > 1:
+        more = " and more" if len(found) > CANDIDATES_MAX else ""
+        names = ", ".join(short(id_) for id_ in found[:CANDIDATES_MAX])
+        raise Ambiguous(f"{text!r} fits more than one task: {names}{more}; give more of its characters")
+    return str(found[0])
+
+
+def get(conn: Connection, id_: str) -> Task | None:
+    """The task of this whole id, as it is stored; None where there is none."""
+    row = conn.execute(f"SELECT {TASK_COLUMNS} FROM tasks WHERE id = ?", (id_,)).fetchone()
+    return task_of(row) if row else None
+
+
+def get_many(conn: Connection, ids: Collection[str]) -> dict[str, Task]:
+    """The tasks of these whole ids, by id; those that are not here are left out."""
+    rows = conn.execute(f"SELECT {TASK_COLUMNS} FROM tasks WHERE {_AMONG}", (as_json(ids),))
+    return {row[0]: task_of(row) for row in rows}
+
+
+def is_shown_finished(writer: str, seq: int, committed: Mapping[str, int] | None) -> bool:
+    """Whether a finished row may be shown as such: only once its stamp is committed."""
+    return committed is None or seq <= committed.get(writer, 0)
+
+
+def _view(row: Sequence[Any], committed: Mapping[str, int] | None, result: bytes | None = None) -> TaskView:
+    *columns, writer, seq = row
+    values = dict(zip(_VIEW_FIELDS, columns, strict=True))
+    if values["state"] in FINISHED and not is_shown_finished(writer, seq, committed):
+        state = State.PENDING if values["started_ms"] is None else State.RUNNING
+        values |= {"state": state.value, "error": None, "finished_ms": None}
+        result = None
+    return TaskView(**values, result=result)
+
+
+def views(
+    conn: Connection, ids: Collection[str], committed: Mapping[str, int] | None = None, with_result: bool = False
+) -> list[TaskView]:
+    """The tasks of these whole ids as people see them, in this order; those that are not here are left out.
+
+    Args:
+        conn: On one snapshot.
+        ids: Whole ids.
+        committed: What is known committed: what is finished beyond it is shown as not finished yet. None shows all.
+        with_result: Whether the results come along.
+    """
+    result = "coalesce(tasks.result, payloads.body)" if with_result else "NULL"
+    join = "LEFT JOIN payloads ON payloads.ref = tasks.result_ref" if with_result else ""
+    rows = conn.execute(
+        f"SELECT {result}, {_VIEW_COLUMNS} FROM tasks {join} WHERE {_AMONG} AND tasks.rank < 2", (as_json(ids),)
+    )
+    found = {row[1]: _view(row[1:], committed, row[0]) for row in rows}
+    return [found[id_] for id_ in dict.fromkeys(ids) if id_ in found]
+
+
+def page(conn: Connection, query: TasksQuery, committed: Mapping[str, int] | None = None) -> TaskViews:
+    """A page of the list of tasks, newest first, without their results.
+
+    Raises:
+        Malformed: There is no such state.
+    """
+    conditions, values = ["rank < 2"], []
+    if query.state is not None:
+        if query.state not in SHOWN_STATES:
+            raise Malformed(f"no state is called {query.state!r}; there are {', '.join(SHOWN_STATES)}")
+        conditions.append("state = ?")
+        values.append(query.state)
+    if query.name is not None:
+        conditions.append("name = ?")
+        values.append(query.name)
+    if query.after is not None:
+        conditions.append("id < ?")
+        values.append(query.after)
+    limit = min(max(query.limit, 1), limits.PAGE_TASKS_MAX)
+    rows = conn.execute(
+        f"SELECT {_VIEW_COLUMNS} FROM tasks WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT ?",
+        (*values, limit + 1),
+    ).fetchall()
+    shown = [_view(row, committed) for row in rows[:limit]]
+    # One that is finished and not committed yet is shown in another state than it was found by.
+    fitting = tuple(view for view in shown if query.state is None or view.state == query.state)
+    return TaskViews(tasks=fitting, next=rows[limit - 1][0] if len(rows) > limit else None)
+
+
+def counts(conn: Connection) -> dict[str, int]:
+    """How many tasks there are in each state, those with none too; purged ones don't count."""
+    found = dict(conn.execute("SELECT state, count(*) FROM tasks GROUP BY state"))
+    return {state.value: found.get(state.value, 0) for state in SHOWN_STATES}
+
+
+def open_count(conn: Connection) -> int:
+    """How many tasks are not finished."""
+    (count,) = conn.execute("SELECT count(*) FROM tasks WHERE state IN ('pending', 'running')").fetchone()
+    return int(count)
+
+
+def running(conn: Connection) -> list[Task]:
+    """All tasks that run, by worker."""
+    rows = conn.execute(f"SELECT {TASK_COLUMNS} FROM tasks WHERE state = 'running' ORDER BY worker, rowid")
+    return [task_of(row) for row in rows]
+
+
+def running_ids(conn: Connection) -> list[str]:
+    """The tasks that run, by worker."""
+    return [id_ for (id_,) in conn.execute("SELECT id FROM tasks WHERE state = 'running' ORDER BY worker, rowid")]
+
+
+def running_workers(conn: Connection) -> list[str]:
+    """The nodes on which tasks run."""
+    sql = "SELECT DISTINCT worker FROM tasks WHERE state = 'running' AND worker IS NOT NULL ORDER BY worker"
+    return [worker for (worker,) in conn.execute(sql)]
+
+
+def next_due_ms(conn: Connection, now_ms: int) -> int | None:
+    """When, by the wall clock, the next waiting task may begin that may not yet; None where there is none."""
+    (due_ms,) = conn.execute(
+        "SELECT min(not_before_ms) FROM tasks INDEXED BY tasks_due"
+        " WHERE state = 'pending' AND not_before_ms > 0 AND not_before_ms > ?",
+        (now_ms,),
+    ).fetchone()
+    return None if due_ms is None else int(due_ms)
+
+
+def payload_of(conn: Connection, task: Task) -> bytes | None:
+    """The task's packed `[args, kwargs]`, wherever it stands; None where it is not here."""
+    if task.payload_ref is None:
+        return task.payload
+    row = conn.execute("SELECT body FROM payloads WHERE ref = ?", (task.payload_ref,)).fetchone()
+    return bytes(row[0]) if row else None

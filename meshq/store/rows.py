@@ -1,0 +1,151 @@
+"""Rows between the database and the wire: how they are packed, and checked when they come in.
+
+A packed row is a list of its kind and its columns, in the order of the table. Columns may be added at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from meshq.core import limits
+from meshq.core.messages import Rows
+from meshq.core.task import RANK, State
+from meshq.errors import Malformed
+
+_Id = Annotated[str, Meta(min_length=1, max_length=64)]
+_Whole = Annotated[int, Meta(ge=-(1 << 62), le=1 << 62)]
+_Count = Annotated[int, Meta(ge=0, le=1 << 62)]
+_Seq = Annotated[int, Meta(ge=1, le=1 << 62)]
+_Epoch = Annotated[int, Meta(ge=0, le=limits.EPOCH_MAX)]
+_Ref = Annotated[str, Meta(min_length=1, max_length=256)]
+_Seconds = Annotated[float, Meta(ge=0)]
+
+
+class TaskRow(msgspec.Struct, array_like=True, tag="task", frozen=True):
+    """A row of `tasks`, in the order of core.task.COLUMNS."""
+
+    id: _Id
+    rank: Annotated[int, Meta(ge=0, le=2)]
+    majority: Annotated[int, Meta(ge=0, le=1)]
+    epoch: _Epoch
+    version: _Count
+    writer: _Id
+    seq: _Seq
+    state: Literal["pending", "running", "done", "failed", "cancelled", "purged"]
+    name: Annotated[str, Meta(max_length=limits.NAME_CHARS_MAX)]
+    payload: bytes | None
+    payload_ref: _Ref | None
+    priority: _Whole
+    not_before_ms: _Whole
+    timeout_s: float | None
+    retries: _Count
+    backoff_s: _Seconds
+    key: Annotated[str, Meta(max_length=limits.KEY_CHARS_MAX)] | None
+    retry_of: _Id | None
+    batch: Annotated[str, Meta(max_length=200)] | None
+    attempt: _Count
+    failures: _Count
+    crashes: _Count
+    losses: _Count
+    worker: _Id | None
+    result: bytes | None
+    result_ref: _Ref | None
+    error: bytes | None
+    submitted_ms: _Whole
+    started_ms: _Whole | None
+    finished_ms: _Whole | None
+
+
+class PayloadRow(msgspec.Struct, array_like=True, tag="payload", frozen=True):
+    """A row of `payloads`."""
+
+    ref: _Ref
+    epoch: _Epoch
+    version: _Count
+    writer: _Id
+    seq: _Seq
+    body: bytes
+
+
+class RosterRow(msgspec.Struct, array_like=True, tag="roster", frozen=True):
+    """The row of `roster`."""
+
+    genesis: Annotated[str, Meta(max_length=64)]
+    members: bytes
+    recovery: _Count
+    epoch: _Epoch
+    version: _Count
+    writer: _Id
+    seq: _Seq
+
+
+@dataclass(slots=True)
+class Unpacked:
+    """The rows of one frame by table, as tuples of columns."""
+
+    tasks: list[tuple[Any, ...]] = field(default_factory=list)
+    payloads: list[tuple[Any, ...]] = field(default_factory=list)
+    roster: list[tuple[Any, ...]] = field(default_factory=list)
+    epoch: int = 0
+
+
+_members_decoder = msgspec.msgpack.Decoder(tuple[_Id, ...])
+_rows_decoder = msgspec.msgpack.Decoder(list[TaskRow | PayloadRow | RosterRow])
+pack = msgspec.msgpack.Encoder().encode
+
+
+def pack_members(members: tuple[str, ...]) -> bytes:
+    """The roster's members as they are stored."""
+    return pack(members)
+
+
+def unpack_members(packed: bytes) -> tuple[str, ...]:
+    """The opposite of `pack_members`."""
+    return _members_decoder.decode(packed)
+
+
+def pack_frame(packed_rows: list[bytes]) -> bytes:
+    """A list of rows out of rows that are packed already: what goes before them is the list's length."""
+    return b"\xdd" + len(packed_rows).to_bytes(4, "big") + b"".join(packed_rows)
+
+
+def unpack_frame(rows: Rows) -> Unpacked:
+    """The rows of a frame, checked.
+
+    Raises:
+        Malformed: Something is missing, of the wrong type, out of range or contradicts itself.
+    """
+    unpacked = Unpacked()
+    try:
+        for row in _rows_decoder.decode(rows.rows):
+            unpacked.epoch = max(unpacked.epoch, row.epoch)
+            if isinstance(row, TaskRow):
+                if RANK[State(row.state)] != row.rank:
+                    raise Malformed(f"pulled task {row.id} is {row.state} and of rank {row.rank}")
+                unpacked.tasks.append(msgspec.structs.astuple(row))
+            elif isinstance(row, PayloadRow):
+                unpacked.payloads.append(msgspec.structs.astuple(row))
+            else:
+                unpack_members(row.members)
+                unpacked.roster.append(msgspec.structs.astuple(row))
+    except msgspec.MsgspecError as error:
+        raise Malformed(f"pulled rows: {error}") from error
+    for vector in (rows.vector, rows.committed):
+        _check_vector(vector.items())
+    return unpacked
+
+
+def _check_vector(entries: Iterable[tuple[object, object]]) -> None:
+    for writer, seq in entries:
+        if not (isinstance(writer, str) and 0 < len(writer) <= 64 and isinstance(seq, int) and 0 <= seq <= 1 << 62):
+            raise Malformed(f"pulled rows: {writer!r:.80}: {seq!r:.40} is no entry of a vector")
+
+
+def as_json(values: Iterable[str] | Mapping[str, int]) -> str:
+    """Values as one parameter of a statement, to be read there by `json_each`."""
+    return msgspec.json.encode(values if isinstance(values, Mapping) else list(values)).decode()

@@ -1,0 +1,94 @@
+-- The whole database of a node: its copy of the queue, and what it remembers for itself.
+-- It equals the migrations applied in order; a test compares the two.
+
+-- One row for each task; the columns are the fields of core.task.Task. The rowid is the order of arrival here:
+-- it survives every later version of the row, and claims go by it.
+CREATE TABLE tasks (
+    id TEXT NOT NULL PRIMARY KEY,
+    rank INTEGER NOT NULL,
+    majority INTEGER NOT NULL,
+    epoch INTEGER NOT NULL,
+    version INTEGER NOT NULL,
+    writer TEXT NOT NULL,
+    seq INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    name TEXT NOT NULL,
+    payload BLOB,
+    payload_ref TEXT,
+    priority INTEGER NOT NULL,
+    not_before_ms INTEGER NOT NULL,
+    timeout_s REAL,
+    retries INTEGER NOT NULL,
+    backoff_s REAL NOT NULL,
+    key TEXT,
+    retry_of TEXT,
+    batch TEXT,
+    attempt INTEGER NOT NULL,
+    failures INTEGER NOT NULL,
+    crashes INTEGER NOT NULL,
+    losses INTEGER NOT NULL,
+    worker TEXT,
+    result BLOB,
+    result_ref TEXT,
+    error BLOB,
+    submitted_ms INTEGER NOT NULL,
+    started_ms INTEGER,
+    finished_ms INTEGER
+);
+
+CREATE INDEX tasks_stamp ON tasks (writer, seq);
+CREATE INDEX tasks_state ON tasks (state, id);
+CREATE INDEX tasks_pending ON tasks (priority DESC) WHERE state = 'pending';
+CREATE INDEX tasks_due ON tasks (not_before_ms) WHERE state = 'pending' AND not_before_ms > 0;
+CREATE INDEX tasks_running ON tasks (worker) WHERE state = 'running';
+CREATE INDEX tasks_key ON tasks (key, id) WHERE key IS NOT NULL;
+
+-- Large arguments and results: rows of their own, so that a task's moves do not send them again.
+CREATE TABLE payloads (
+    ref TEXT NOT NULL PRIMARY KEY,
+    epoch INTEGER NOT NULL,
+    version INTEGER NOT NULL,
+    writer TEXT NOT NULL,
+    seq INTEGER NOT NULL,
+    body BLOB NOT NULL
+);
+
+CREATE INDEX payloads_stamp ON payloads (writer, seq);
+
+-- One row at most. The members are a packed list of ids.
+CREATE TABLE roster (
+    one INTEGER NOT NULL PRIMARY KEY CHECK (one = 1),
+    genesis TEXT NOT NULL,
+    members BLOB NOT NULL,
+    recovery INTEGER NOT NULL,
+    epoch INTEGER NOT NULL,
+    version INTEGER NOT NULL,
+    writer TEXT NOT NULL,
+    seq INTEGER NOT NULL
+);
+
+-- For each writer: I hold every version up to there, or a later one.
+CREATE TABLE vector (
+    writer TEXT NOT NULL PRIMARY KEY,
+    seq INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- For each writer: every version up to there is known to be on a majority.
+CREATE TABLE committed (
+    writer TEXT NOT NULL PRIMARY KEY,
+    seq INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- Where other nodes were last reached. Not replicated. The addresses are a packed list.
+CREATE TABLE peers (
+    node TEXT NOT NULL PRIMARY KEY,
+    name TEXT NOT NULL,
+    addresses BLOB NOT NULL,
+    heard_ms INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- Facts about this database itself. Not replicated.
+CREATE TABLE meta (
+    key TEXT NOT NULL PRIMARY KEY,
+    value TEXT NOT NULL
+) WITHOUT ROWID;

@@ -1,0 +1,248 @@
+"""Tasks by name: the `@task` decorator, what is told about a function, and the loading of users' modules."""
+
+from __future__ import annotations
+
+import datetime
+import difflib
+import importlib
+import importlib.util
+import inspect
+import logging
+import re
+import sys
+import traceback
+import types
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, TypeVar, overload
+
+from meshq.core.limits import NAME_CHARS_MAX
+from meshq.core.requests import Param, TaskInfo
+from meshq.errors import ConfigError, UnknownTask
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+log = logging.getLogger("meshq")
+
+BUILT_IN = ("meshq.tasks.basic", "meshq.tasks.primes", "meshq.tasks.compute")
+# No blank and no `=`: a name stands on a command line. No leading `-` for the same reason.
+_NAME = re.compile(r"\w[\w.:/-]*")
+_WORDS: dict[Any, str] = {
+    int: "int", float: "float", str: "str", bool: "bool", bytes: "bytes", list: "list", dict: "dict",
+    tuple: "tuple", set: "set", frozenset: "set", datetime.datetime: "datetime", types.NoneType: "none",
+}  # fmt: skip
+
+
+class Registry:
+    """Functions by task name."""
+
+    def __init__(self) -> None:
+        self._functions: dict[str, Callable[..., Any]] = {}
+
+    def add(self, function: Callable[..., Any], name: str | None = None) -> None:
+        """Takes a function in.
+
+        Args:
+            function: What the task runs; a plain function or an async one.
+            name: The task's name; the function's own by default.
+
+        Raises:
+            ConfigError: The name is no good, or taken by another function.
+        """
+        if not callable(function) or isinstance(function, type):
+            raise ConfigError(f"@task belongs on a function, not on {function!r:.80}")
+        name = getattr(function, "__name__", "") if name is None else name
+        if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name) > NAME_CHARS_MAX:
+            raise ConfigError(
+                f"{_place(function)}: {name!r:.80} can't be a task's name: letters, digits and _ . : / - only, "
+                f"{NAME_CHARS_MAX} at most; give one with @task(name=…)"
+            )
+        known = self._functions.get(name)
+        if known is not None and not _same(known, function):
+            raise ConfigError(
+                f"two tasks are called {name}: {_place(known)} and {_place(function)}; rename one with @task(name=…)"
+            )
+        self._functions[name] = function
+
+    def names(self) -> tuple[str, ...]:
+        """All names, sorted."""
+        return tuple(sorted(self._functions))
+
+    def resolve(self, name: str) -> Callable[..., Any]:
+        """The function of this name.
+
+        Raises:
+            UnknownTask: There is none; the error names the nearest, or all that are known.
+        """
+        function = self._functions.get(name)
+        if function is None:
+            near = difflib.get_close_matches(name, self._functions, 1, 0.5)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(self.names()) or 'none'}"
+            raise UnknownTask(f"no task is called {name!r:.80}; {hint}")
+        return function
+
+    def infos(self) -> tuple[TaskInfo, ...]:
+        """What is told about each task, sorted by name."""
+        return tuple(describe(self._functions[name], name) for name in self.names())
+
+
+DEFAULT = Registry()
+
+
+@overload
+def task(function: Function, /) -> Function: ...
+@overload
+def task(*, name: str | None = None) -> Callable[[Function], Function]: ...
+def task(function: Function | None = None, /, *, name: str | None = None) -> Function | Callable[[Function], Function]:
+    """Makes a function a task, under its own name or the given one. The function itself stays as it was.
+
+    Args:
+        function: The function; the decorator is used without brackets then.
+        name: The task's name.
+
+    Raises:
+        ConfigError: The name is no good, or taken by another function.
+    """
+    if function is not None:
+        DEFAULT.add(function, name)
+        return function
+
+    def decorate(decorated: Function) -> Function:
+        DEFAULT.add(decorated, name)
+        return decorated
+
+    return decorate
+
+
+def resolve(name: str) -> Callable[..., Any]:
+    """The function that runs the task of this name; raises UnknownTask."""
+    return DEFAULT.resolve(name)
+
+
+def load_built_in() -> None:
+    """Registers meshq's own tasks."""
+    for module in BUILT_IN:
+        importlib.import_module(module)
+
+
+def load(spec: str) -> None:
+    """Imports a user's module, whose `@task` functions register themselves.
+
+    Args:
+        spec: A path that ends in `.py`, or the dotted name of a module that can be imported.
+
+    Raises:
+        ConfigError: It can't be found, or its import fails; the message then holds the full traceback.
+    """
+    try:
+        if spec.endswith(".py"):
+            _load_file(Path(spec))
+        else:
+            if "" not in sys.path and str(Path.cwd()) not in sys.path:
+                sys.path.insert(0, str(Path.cwd()))
+            importlib.import_module(spec)
+    except FileNotFoundError as error:
+        if error.filename == spec:
+            raise ConfigError(f"--tasks {spec}: there is no such file") from None
+        raise ConfigError(_load_failure(spec)) from error
+    except (Exception, SystemExit) as error:
+        raise ConfigError(_load_failure(spec)) from error
+
+
+def _load_failure(spec: str) -> str:
+    return f"--tasks {spec} can't be loaded:\n{traceback.format_exc().rstrip()}"
+
+
+def _load_file(path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(2, "no such file", str(path))
+    # A file may bear the name of a module that is there already, such as random.py.
+    name = path.stem if path.stem not in sys.modules else f"meshq_file_{path.stem}"
+    folder = str(path.resolve().parent)
+    if folder not in sys.path:
+        sys.path.append(folder)
+    spec = importlib.util.spec_from_file_location(name, path.resolve())
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+
+
+def describe(function: Callable[..., Any], name: str | None = None) -> TaskInfo:
+    """What is told about a function: its name, the first line of its docstring, its parameters and their types."""
+    hints = _hints(function)
+    params = []
+    for param in inspect.signature(function).parameters.values():
+        word, choices = _type(hints.get(param.name, Any))
+        required = param.default is param.empty and param.kind not in (param.VAR_POSITIONAL, param.VAR_KEYWORD)
+        params.append(Param(name=param.name, kind=param.kind.name, required=required, type=word, choices=choices))
+    doc = (inspect.getdoc(function) or "").strip().split("\n")[0]
+    return TaskInfo(name=name or function.__name__, doc=doc, params=tuple(params))
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    hints = {}
+    scope = getattr(inspect.unwrap(function), "__globals__", {})
+    for key, hint in inspect.get_annotations(function).items():
+        try:
+            hints[key] = typing.get_type_hints(_Annotated(key, hint), scope, include_extras=True)[key]
+        except Exception:
+            # An annotation that can't be evaluated at run time tells nothing; those beside it still do.
+            log.debug("%s: the annotation of %s can't be evaluated: %r", function, key, hint)
+    return hints
+
+
+class _Annotated:
+    """Something with one annotation, so that a bad one spoils no other."""
+
+    def __init__(self, key: str, hint: Any) -> None:
+        self.__annotations__ = {key: hint}
+
+
+def _type(hint: Any) -> tuple[str, tuple[str, ...]]:
+    origin = typing.get_origin(hint)
+    if origin is typing.Annotated:
+        return _type(typing.get_args(hint)[0])
+    if origin is Literal:
+        values = typing.get_args(hint)
+        choices = tuple(value for value in values if value is not None)
+        if all(isinstance(value, str) for value in choices):
+            return ("str|none" if None in values else "str"), choices
+        return "any", ()
+    if origin in (typing.Union, types.UnionType):
+        return _union([_type(member) for member in typing.get_args(hint)])
+    plain = hint if origin is None else origin
+    try:
+        return _WORDS.get(plain, "any"), ()
+    except TypeError:  # a hint that can't be hashed
+        return "any", ()
+
+
+def _union(members: list[tuple[str, tuple[str, ...]]]) -> tuple[str, tuple[str, ...]]:
+    words = list(dict.fromkeys(part for word, _ in members for part in word.split("|")))
+    if "any" in words:
+        return "any", ()
+    limited = [choices for word, choices in members if word != "none"]
+    # Choices count only where every other member has them: Literal["a"] | int takes more than its words.
+    choices = tuple(choice for group in limited for choice in group) if all(limited) else ()
+    return "|".join(sorted(words, key=lambda word: word == "none")), choices
+
+
+def _same(known: Callable[..., Any], function: Callable[..., Any]) -> bool:
+    """Whether this is the same function again: of a module that was reloaded, or of a notebook's cell."""
+    if known is function:
+        return True
+    if (known.__module__, known.__qualname__) != (function.__module__, function.__qualname__):
+        return False
+    old, new = getattr(known, "__code__", None), getattr(function, "__code__", None)
+    if old is None or new is None:
+        return False
+    return bool(old.co_filename != new.co_filename or old.co_firstlineno == new.co_firstlineno)
+
+
+def _place(function: Callable[..., Any]) -> str:
+    code = getattr(function, "__code__", None)
+    name = getattr(function, "__qualname__", repr(function))
+    return f"{name} ({code.co_filename}:{code.co_firstlineno})" if code is not None else name

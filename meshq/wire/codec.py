@@ -1,0 +1,210 @@
+"""Messages and bytes, with a check of everything that comes in.
+
+A message between nodes is the msgpack array `[class name, {field: value}]`; a request of a client or worker that is
+forwarded, and its answer, is the map alone. A field that this version doesn't know is ignored, so that nodes of two
+versions understand each other; one that is missing, of the wrong type or out of its range is refused by name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from meshq.core import limits
+from meshq.core.messages import PEER_MESSAGES
+from meshq.core.requests import ANSWER_TO
+from meshq.errors import Malformed
+
+T = TypeVar("T")
+
+MESSAGES: Final[Mapping[str, type]] = {cls.__name__: cls for cls in PEER_MESSAGES}
+REQUESTS: Final[Mapping[str, type]] = {cls.__name__: cls for cls in ANSWER_TO}
+ANSWERS: Final[Mapping[str, type]] = {cls.__name__: cls for cls in ANSWER_TO.values()}
+
+# SQLite's integers; msgpack's go further.
+_INT_MAX: Final = (1 << 63) - 1
+# From and to, both included, by the name of a field, in whatever message it stands. Others: an integer is 0 or
+# more, a float 0 or more and finite.
+RANGES: Final[Mapping[str, tuple[float, float]]] = {
+    "epoch": (0, limits.EPOCH_MAX - 1),
+    "handover_epoch": (0, limits.EPOCH_MAX - 1),
+    "priority": (-limits.PRIORITY_MAX, limits.PRIORITY_MAX),
+    "retries": (0, limits.RETRIES_MAX),
+    "backoff_s": (0, limits.TIMEOUT_S_MAX),
+    "timeout_s": (0.001, limits.TIMEOUT_S_MAX),
+    "wait_s": (0, limits.WAIT_S_MAX),
+    "limit": (1, limits.PAGE_TASKS_MAX),
+    "delay_s": (0, limits.TIMEOUT_S_MAX),
+    "count": (1, limits.BATCH_TASKS_MAX),
+}
+# The longest text, tuple or map, by message and field. A text of any other field is held by the frame's cap alone.
+LENGTHS_MAX: Final[Mapping[tuple[str, str], int]] = {
+    ("Hello", "addresses"): limits.HINTS_MAX,
+    ("Hello", "peers"): limits.HINTS_MAX,
+    ("PeerHint", "addresses"): limits.HINTS_MAX,
+    ("TaskSpec", "name"): limits.NAME_CHARS_MAX,
+    ("TaskSpec", "key"): limits.KEY_CHARS_MAX,
+    ("TaskSpec", "batch"): limits.KEY_CHARS_MAX,
+    ("Submit", "tasks"): limits.BATCH_TASKS_MAX,
+    ("Submitted", "ids"): limits.BATCH_TASKS_MAX,
+    ("Get", "holds"): limits.CLAIMS_MAX,
+    ("Got", "jobs"): limits.JOBS_PER_GET_MAX,
+    ("Heartbeat", "running"): limits.CLAIMS_MAX,
+    ("Outcome", "error"): limits.ERROR_BYTES_MAX,
+    ("SubmitResult", "outcomes"): limits.OUTCOMES_MAX,
+    ("WaitQuery", "ids"): limits.WAIT_IDS_MAX,
+}
+
+
+def encode(message: Any) -> bytes:
+    """A message between nodes as bytes."""
+    return msgspec.msgpack.encode((type(message).__name__, message))
+
+
+def decode(data: bytes, allowed: Mapping[str, type] = MESSAGES) -> Any:
+    """The message that the bytes hold.
+
+    Args:
+        data: What `encode` made, of this version or another.
+        allowed: The classes that may come, by name.
+
+    Raises:
+        Malformed: No message, one that this version doesn't know, or one whose fields are wrong; it names them.
+    """
+    try:
+        name, fields = _envelope().decode(data)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise Malformed(f"this is no message: {error}") from error
+    return decode_body(name, bytes(fields), allowed)
+
+
+def encode_body(body: Any) -> bytes:
+    """A request or an answer as the map of its fields."""
+    return msgspec.msgpack.encode(body)
+
+
+def decode_body(name: str, data: bytes, allowed: Mapping[str, type]) -> Any:
+    """The request or answer of this class.
+
+    Args:
+        name: Its class's name.
+        data: What `encode_body` made.
+        allowed: The classes that may come, by name: `REQUESTS` or `ANSWERS`.
+
+    Raises:
+        Malformed: As for `decode`.
+    """
+    cls = allowed.get(name)
+    if cls is None:
+        raise Malformed(f"{name[:50]!r} is no message that this version of meshq knows")
+    try:
+        message = _decoder(cls).decode(data)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise Malformed(f"{name}: {explained(error)}") from error
+    check(message)
+    return message
+
+
+def convert(fields: Any, cls: type[T]) -> T:
+    """A message out of a map of plain objects, checked like one that came in.
+
+    Raises:
+        Malformed: A field is missing or wrong; it names it.
+    """
+    try:
+        message = msgspec.convert(fields, cls)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise Malformed(explained(error)) from error
+    check(message)
+    return message
+
+
+def check(message: Any, where: str | None = None) -> None:
+    """Whether all that a type can't say holds: ranges of numbers, lengths of texts and tuples.
+
+    Args:
+        message: Any message, request or answer.
+        where: What stands before a field's name in the error; the class's name by default.
+
+    Raises:
+        Malformed: It names the first field that is wrong, and what is allowed.
+    """
+    for path, reason in _faults(message, ""):
+        raise Malformed(f"{f'{type(message).__name__}: ' if where is None else where}{path}: {reason}")
+
+
+def explained(error: Exception) -> str:
+    """msgspec's error as `field: what is wrong`."""
+    text, _, path = str(error).partition(" - at `$")
+    field = re.sub(r"^\.", "", path.rstrip("`"))
+    text = text[:1].lower() + text[1:]
+    return f"{field}: {text}" if field else text
+
+
+def out_of_range(name: str, value: float) -> str | None:
+    """What is wrong with a number of this name; None where nothing is."""
+    default = (0, _INT_MAX) if isinstance(value, int) else (0, math.inf)
+    low, high = RANGES.get(name, default)
+    if low <= value <= high and value != math.inf:
+        return None
+    span = f"from {low:g} to {high:.15g}" if high < math.inf else f"finite and at least {low:g}"
+    return f"must be {span}, not {value:.20g}" if isinstance(value, float) else f"must be {span}, not {value}"
+
+
+def _faults(message: Any, prefix: str) -> Iterator[tuple[str, str]]:
+    """The fields that are wrong, each with the reason."""
+    cls: Any = type(message)
+    for cap_key, name in _fields(cls):
+        value = getattr(message, name)
+        kind = type(value)
+        if kind is int or kind is float:
+            reason = out_of_range(name, value)
+            if reason is not None:
+                yield prefix + name, reason
+        elif kind in _SIZED:
+            longest = LENGTHS_MAX.get(cap_key)
+            if longest is not None and len(value) > longest:
+                yield prefix + name, f"has {len(value)} {_SIZED[kind]}; at most {longest} are allowed"
+            elif kind is dict:
+                yield from _vector_faults(value, prefix + name)
+            elif kind is tuple and value and dataclasses.is_dataclass(value[0]):
+                for index, part in enumerate(value):
+                    yield from _faults(part, f"{prefix}{name}[{index}].")
+        elif dataclasses.is_dataclass(value):
+            yield from _faults(value, f"{prefix}{name}.")
+
+
+_SIZED: Final[Mapping[type, str]] = {str: "characters", bytes: "bytes", tuple: "entries", dict: "entries"}
+
+
+def _vector_faults(values: dict[str, Any], path: str) -> Iterator[tuple[str, str]]:
+    for key, value in values.items():
+        if type(value) is int and not 0 <= value <= _INT_MAX:
+            yield f"{path}[{key[:40]!r}]", f"must be from 0 to {_INT_MAX}, not {value}"
+
+
+# Of these types there is nothing to check beyond the type, unless the field has a cap.
+_FREE: Final = frozenset({"str", "str | None", "bytes", "bytes | None", "bool", "tuple[str, ...]"})
+
+
+@cache
+def _fields(cls: Any) -> tuple[tuple[tuple[str, str], str], ...]:
+    """The fields that need a look, each with its key in `LENGTHS_MAX`."""
+    keys = [((cls.__name__, field.name), field) for field in dataclasses.fields(cls)]
+    return tuple((key, field.name) for key, field in keys if field.type not in _FREE or key in LENGTHS_MAX)
+
+
+@cache
+def _decoder(cls: type) -> msgspec.msgpack.Decoder[Any]:
+    return msgspec.msgpack.Decoder(cls)
+
+
+@cache
+def _envelope() -> msgspec.msgpack.Decoder[tuple[str, msgspec.Raw]]:
+    return msgspec.msgpack.Decoder(tuple[str, msgspec.Raw])

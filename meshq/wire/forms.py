@@ -1,0 +1,221 @@
+"""From what people and workers write in a body to the requests that the node knows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from meshq.core import ids, limits
+from meshq.core.requests import Outcome, Submit, SubmitResult, TaskSpec
+from meshq.core.task import FINISHED, OPEN
+from meshq.errors import Malformed, TooLarge
+from meshq.wire import codec, values
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+OUTCOME_KINDS: Final = ("done", "failed", "crashed", "released")
+STATES: Final = tuple(sorted(state.value for state in OPEN | FINISHED))
+# How many tasks of a batch are read before others get their turn on the event loop.
+_BATCH_STEP: Final = 500
+
+
+class TaskForm(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """A task as it stands in the body of /submit-task: `args` and `kwargs`, or the packed `payload` of both."""
+
+    name: str
+    args: Any = None
+    kwargs: Any = None
+    payload: bytes | None = None
+    id: str | None = None
+    count: int = 1
+    priority: int = 0
+    delay_s: float | None = None
+    not_before_ms: int | None = None
+    timeout_s: float | None = None
+    retries: int = 0
+    backoff_s: float = 1.0
+    key: str | None = None
+    batch: str | None = None
+
+
+class OutcomeForm(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """How a run ended, as it stands in the body of /submit-result: `result` and `error` as they are."""
+
+    task: str
+    epoch: int
+    attempt: int
+    kind: str
+    result: Any = None
+    error: dict[str, Any] | None = None
+    final: bool = False
+    run_s: float = 0.0
+
+
+class ResultForm(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """The body of /submit-result."""
+
+    node: str
+    boot: str
+    outcomes: list[OutcomeForm]
+
+
+async def submit(body: dict[str, Any], new_id: Callable[[], str], wall_ms: Callable[[], int]) -> Submit:
+    """The request that the body of /submit-task means: one task, or `{"tasks": [...]}`.
+
+    Args:
+        body: The map in the body.
+        new_id: Makes the id of a task that has none.
+        wall_ms: Now, for `delay_s`.
+
+    Raises:
+        Malformed: It names the task and the option that is wrong, and what is allowed.
+    """
+    whole_batch = "tasks" in body
+    forms = body["tasks"] if whole_batch else [body]
+    if not isinstance(forms, (list, tuple)) or not forms:
+        raise Malformed("tasks: must be a list of at least one task")
+    if whole_batch and len(body) > 1:
+        raise Malformed(f"beside tasks there must be no {', '.join(sorted(set(body) - {'tasks'}))[:100]}")
+    specs: list[TaskSpec] = []
+    for index, form in enumerate(forms):
+        where = f"tasks[{index}]." if whole_batch else ""
+        for spec in _specs(form, where, new_id, wall_ms()):
+            specs.append(spec)
+            if len(specs) > limits.BATCH_TASKS_MAX:
+                raise Malformed(f"more than {limits.BATCH_TASKS_MAX} tasks at once; submit them in parts")
+            if len(specs) % _BATCH_STEP == 0:
+                await asyncio.sleep(0)
+    return Submit(tasks=tuple(specs))
+
+
+def submit_result(body: dict[str, Any]) -> SubmitResult:
+    """The request that the body of /submit-result means.
+
+    Raises:
+        Malformed: A field is wrong; it names it.
+        Unencodable: A result that can't be kept.
+    """
+    form = _converted(body, ResultForm, "")
+    if len(form.outcomes) > limits.OUTCOMES_MAX:
+        raise Malformed(f"outcomes: has {len(form.outcomes)} entries; at most {limits.OUTCOMES_MAX} are allowed")
+    outcomes = tuple(_outcome(outcome, f"outcomes[{index}].") for index, outcome in enumerate(form.outcomes))
+    return SubmitResult(node=form.node, boot=form.boot, outcomes=outcomes)
+
+
+def task_id(text: str) -> str:
+    """The id, or the beginning or end of one, that a person wrote.
+
+    Raises:
+        Malformed: It can't be one.
+    """
+    plain = text.strip().lower().replace("-", "")
+    if not limits.ID_CHARS_MIN <= len(plain) <= ids.ID_LENGTH or not ids.is_id(plain.rjust(ids.ID_LENGTH, "0")):
+        raise Malformed(
+            f"{text[:60]!r} is no task id: give {limits.ID_CHARS_MIN} to {ids.ID_LENGTH} hexadecimal digits, "
+            "the beginning or the end of one"
+        )
+    return plain
+
+
+def number(name: str, text: str, kind: type[int] | type[float]) -> Any:
+    """A number out of a query.
+
+    Raises:
+        Malformed: It is no number, or out of the range that its name has.
+    """
+    try:
+        value = kind(text)
+    except ValueError as error:
+        raise Malformed(f"{name}: must be a number, not {text[:40]!r}") from error
+    reason = codec.out_of_range(name, value)
+    if reason is not None:
+        raise Malformed(f"{name}: {reason}")
+    return value
+
+
+def well_formed(request: Any) -> None:
+    """Whether all texts of a request are Unicode; JSON's escapes and msgpack allow halves of surrogate pairs.
+
+    Raises:
+        Malformed: One is not.
+    """
+    try:
+        codec.encode_body(request)
+    except UnicodeError as error:
+        raise Malformed(f"a text outside of arguments and results is no Unicode: {error}") from error
+
+
+def _specs(form_body: Any, where: str, new_id: Callable[[], str], now_ms: int) -> Iterator[TaskSpec]:
+    form = _converted(form_body, TaskForm, where)
+    for name in ("count", "delay_s"):
+        value = getattr(form, name)
+        reason = codec.out_of_range(name, value) if value is not None else None
+        if reason is not None:
+            raise Malformed(f"{where}{name}: {reason}")
+    if form.delay_s is not None and form.not_before_ms is not None:
+        raise Malformed(f"{where}delay_s and not_before_ms can't both be given")
+    if form.id is not None and form.count > 1:
+        raise Malformed(f"{where}id: {form.count} tasks can't share one")
+    if form.id is not None and not ids.is_id(form.id):
+        raise Malformed(f"{where}id: must be {ids.ID_LENGTH} lower-case hexadecimal digits, not {form.id[:60]!r}")
+    if not form.name or not form.name.isprintable():
+        raise Malformed(f"{where}name: must be a name without control characters, not {form.name[:60]!r}")
+    if form.key == "" or form.batch == "":
+        raise Malformed(f"{where}{'key' if form.key == '' else 'batch'}: must not be empty")
+    not_before_ms = now_ms + round(form.delay_s * 1000) if form.delay_s else form.not_before_ms or 0
+    payload = _payload(form, where)
+    for _ in range(form.count):
+        spec = TaskSpec(
+            id=form.id or new_id(), name=form.name, payload=payload, priority=form.priority,
+            not_before_ms=not_before_ms, timeout_s=form.timeout_s, retries=form.retries, backoff_s=form.backoff_s,
+            key=form.key, batch=form.batch,
+        )  # fmt: skip
+        codec.check(spec, where)
+        yield spec
+
+
+def _payload(form: TaskForm, where: str) -> bytes:
+    if form.payload is not None:
+        if form.args is not None or form.kwargs is not None:
+            raise Malformed(f"{where}payload: stands for args and kwargs, which can't be given beside it")
+        try:
+            values.unpack_arguments(form.payload)
+        except Malformed as error:
+            raise Malformed(f"{where}payload: {error}") from error
+        return form.payload
+    args = () if form.args is None else form.args
+    kwargs = {} if form.kwargs is None else form.kwargs
+    if not isinstance(args, (list, tuple)):
+        raise Malformed(f"{where}args: must be a list, not {type(args).__name__}")
+    if not isinstance(kwargs, dict) or not all(type(name) is str for name in kwargs):
+        raise Malformed(f"{where}kwargs: must be a map from names to values")
+    return values.pack_arguments(args, kwargs)
+
+
+def _outcome(form: OutcomeForm, where: str) -> Outcome:
+    if form.kind not in OUTCOME_KINDS:
+        raise Malformed(f"{where}kind: must be one of {', '.join(OUTCOME_KINDS)}, not {form.kind[:40]!r}")
+    if (form.kind == "failed" or form.kind == "crashed") and form.error is None:
+        raise Malformed(f"{where}error: a run that {form.kind} has one: {{type, message, traceback}}")
+    error = None if form.error is None else values.pack(form.error, name=f"{where}error")
+    if error is not None and len(error) > limits.ERROR_BYTES_MAX:
+        raise TooLarge(f"{where}error: has {len(error)} bytes; at most {limits.ERROR_BYTES_MAX} are kept")
+    outcome = Outcome(
+        task=form.task, epoch=form.epoch, attempt=form.attempt, kind=form.kind,
+        result=values.pack(form.result, name=f"{where}result") if form.kind == "done" else None,
+        error=error, final=form.final, run_s=form.run_s,
+    )  # fmt: skip
+    codec.check(outcome, where)
+    return outcome
+
+
+def _converted(body: Any, cls: type[S], where: str) -> S:
+    try:
+        return msgspec.convert(body, cls)
+    except msgspec.ValidationError as error:
+        text = codec.explained(error)
+        known = f"; known are {', '.join(cls.__struct_fields__)}" if "unknown field" in text else ""
+        raise Malformed(f"{where}{text}{known}") from error

@@ -1,0 +1,132 @@
+"""The first frame of each side of a link: who I am, and whether we belong together."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from typing import Final
+
+from meshq.core import ids
+from meshq.core.messages import PROTOCOL_VERSION, Refused
+from meshq.errors import Malformed
+from meshq.wire import codec
+
+CONTROL: Final = "control"
+BULK: Final = "bulk"
+KINDS: Final = (CONTROL, BULK)
+GREETING_S: Final = 3.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Who this node is to others.
+
+    Args:
+        node: Its id.
+        boot: Its present life, an id too: of two lives of one node the greater is the younger.
+        cluster_hash: What `security.cluster_hash` makes of the cluster's name.
+        port: Where it listens; 0 where it doesn't.
+        version: The protocol's version.
+    """
+
+    node: str
+    boot: str
+    cluster_hash: str
+    port: int
+    version: int = PROTOCOL_VERSION
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Greeting:
+    """The first frame; whoever accepted the link may say `refused` in it, and then ends it."""
+
+    version: int
+    cluster: str
+    node: str
+    boot: str
+    kind: str
+    port: int
+    refused: Refused | None = None
+
+
+_ALLOWED = {"Greeting": Greeting}
+
+
+def greeting(me: Identity, kind: str, refused: Refused | None = None) -> bytes:
+    """My first frame on a link of this kind."""
+    return codec.encode(
+        Greeting(
+            version=me.version, cluster=me.cluster_hash, node=me.node, boot=me.boot, kind=kind, port=me.port,
+            refused=refused,
+        )
+    )  # fmt: skip
+
+
+def read(data: bytes) -> Greeting:
+    """The other side's first frame.
+
+    Raises:
+        Malformed: It is no greeting.
+    """
+    found: Greeting = codec.decode(data, _ALLOWED)
+    if not ids.is_id(found.node) or not ids.is_id(found.boot):
+        raise Malformed("a greeting names a node or boot that is no id")
+    if found.kind not in KINDS or not 0 <= found.port <= 65535:
+        raise Malformed(f"a greeting of kind {found.kind[:20]!r} with port {found.port}")
+    return found
+
+
+def verdict(me: Identity, other: Greeting, kind: str) -> Refused | None:
+    """Why this link must not be; None where nothing is against it. The code is the counter's name, too."""
+    if other.version != me.version:
+        return _refused(
+            "link_other_version", f"protocol version {other.version}, here {me.version}: upgrade the older machine"
+        )
+    if other.cluster != me.cluster_hash:
+        return _refused("link_other_cluster", "another cluster: the two machines have different cluster names")
+    if other.node == me.node and other.boot == me.boot:
+        return _refused("link_myself", "this is my own address")
+    if other.node == me.node:
+        return _refused(
+            "link_cloned",
+            f"another daemon has the node id …{ids.short(me.node)}: its data directory was copied",
+        )
+    if other.kind != kind:
+        return _refused("link_malformed", f"greeted as {other.kind} on a {kind} link")
+    return None
+
+
+def older_boot(node: str) -> Refused:
+    """Why a node's earlier life is refused."""
+    return _refused("link_older_boot", f"a younger daemon with the node id …{ids.short(node)} is linked already")
+
+
+def _refused(code: str, message: str) -> Refused:
+    return Refused(code=code, message=message, retryable=True)
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of `IP:PORT`, `[IPv6]:PORT` or `HOST:PORT`.
+
+    Raises:
+        Malformed: It is none of these.
+    """
+    host, _, port = address.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        host = ""
+    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) <= 65535:
+        raise Malformed(f"{address[:100]!r} is no address; write IP:PORT, [IPv6]:PORT or HOST:PORT")
+    return host, int(port)
+
+
+def join_address(host: str, port: int) -> str:
+    """An address as people and messages write it; an IPv4 address inside IPv6 becomes plain."""
+    try:
+        parsed = ipaddress.ip_address(host)
+    except ValueError:
+        return f"{host}:{port}"
+    if isinstance(parsed, ipaddress.IPv6Address):
+        return f"{parsed.ipv4_mapped}:{port}" if parsed.ipv4_mapped else f"[{parsed}]:{port}"
+    return f"{parsed}:{port}"

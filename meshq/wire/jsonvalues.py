@@ -1,0 +1,209 @@
+"""User values and JSON, which lacks some of them: those stand as an object with one tag.
+
+| tag | what |
+|---|---|
+| `{"$bytes": base64}` | bytes |
+| `{"$set": […]}`, `{"$frozenset": […]}` | sets |
+| `{"$datetime": iso}`, `{"$date": iso}`, `{"$timedelta": [days, seconds, microseconds]}` | times |
+| `{"$float": "nan" or "inf" or "-inf"}` | floats that are no JSON numbers |
+| `{"$dict": [[key, value], …]}` | a dict whose keys are no texts, or which looks like a tag itself |
+
+Tuples become arrays and come back as lists. Integers of any size are JSON numbers.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import decimal
+import json
+import math
+from collections.abc import Callable
+from datetime import date, datetime, timedelta
+from typing import Any, Final
+
+from meshq.errors import Malformed
+
+DIGITS_MAX: Final = 1_000_000
+# Below Python's own limit of 4300, beyond which `str` and `int` refuse; beyond it the fast ways below are used.
+_DIGITS_PLAIN: Final = 4000
+_BITS_PLAIN: Final = 13_000
+
+
+def to_json(value: Any) -> Any:
+    """The value as plain JSON objects. It must be one that `values.pack` takes."""
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {"$float": repr(float(value))}
+    if isinstance(value, dict):
+        return _dict_to_json(value)
+    if isinstance(value, (list, tuple)):
+        return [to_json(item) for item in value]
+    if isinstance(value, (set, frozenset)):
+        return {"$frozenset" if isinstance(value, frozenset) else "$set": to_json(_in_order(value))}
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return {"$bytes": base64.b64encode(value).decode()}
+    if isinstance(value, datetime):
+        return {"$datetime": value.isoformat()}
+    if isinstance(value, date):
+        return {"$date": value.isoformat()}
+    if isinstance(value, timedelta):
+        return {"$timedelta": [value.days, value.seconds, value.microseconds]}
+    raise TypeError(f"a value of type {type(value).__qualname__} has no form in JSON")
+
+
+def from_json(value: Any) -> Any:
+    """The value that a tree of plain JSON objects means: the tags of `to_json` are read back.
+
+    Raises:
+        Malformed: The content of a tag is not what it must be, or the nesting is too deep.
+    """
+    try:
+        return _meant(value)
+    except RecursionError as error:
+        raise Malformed("the JSON is nested too deeply") from error
+
+
+def _meant(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_meant(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if len(value) == 1:
+        [(tag, content)] = value.items()
+        reader = _READERS.get(tag)
+        if reader is not None:
+            try:
+                return reader(content)
+            except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
+                raise Malformed(f"{tag} can't hold {json.dumps(content)[:80]}: {error}") from error
+    return {key: _meant(item) for key, item in value.items()}
+
+
+def dumps(value: Any) -> str:
+    """The JSON text of plain JSON objects, integers of any size included."""
+    try:
+        return json.dumps(value, allow_nan=False)
+    except ValueError:
+        return _text(value)
+
+
+def loads(text: str | bytes) -> Any:
+    """The plain JSON objects that a text holds, integers of up to `DIGITS_MAX` digits included.
+
+    Raises:
+        Malformed: The text is no JSON.
+    """
+    try:
+        return json.loads(text, parse_int=_integer, parse_constant=_no_number)
+    except RecursionError as error:
+        raise Malformed("the JSON is nested too deeply") from error
+    except ValueError as error:
+        raise Malformed(f"this is no JSON: {error}") from error
+
+
+def _dict_to_json(value: dict[Any, Any]) -> Any:
+    looks_like_tag = len(value) == 1 and str(next(iter(value))).startswith("$")
+    if looks_like_tag or not all(isinstance(key, str) for key in value):
+        return {"$dict": [[to_json(key), to_json(item)] for key, item in value.items()]}
+    return {key: to_json(item) for key, item in value.items()}
+
+
+def _in_order(items: set[Any] | frozenset[Any]) -> list[Any]:
+    try:
+        return sorted(items)
+    except TypeError:
+        return list(items)
+
+
+def _hashable(value: Any) -> Any:
+    """What stands for the value as a dict's key or in a set, where it was a tuple before it became an array."""
+    if isinstance(value, list):
+        return tuple(_hashable(item) for item in value)
+    return frozenset(value) if isinstance(value, set) else value
+
+
+def _items(content: Any) -> list[Any]:
+    if not isinstance(content, list):
+        raise TypeError("an array is needed")
+    return [_hashable(_meant(item)) for item in content]
+
+
+def _read_bytes(content: Any) -> bytes:
+    try:
+        return base64.b64decode(content, validate=True)
+    except binascii.Error as error:
+        raise ValueError(f"no base64: {error}") from error
+
+
+def _read_float(content: Any) -> float:
+    if content not in ("nan", "inf", "-inf"):
+        raise ValueError("only nan, inf and -inf need this tag")
+    return float(content)
+
+
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "$bytes": _read_bytes,
+    "$set": lambda content: set(_items(content)),
+    "$frozenset": lambda content: frozenset(_items(content)),
+    "$datetime": lambda content: datetime.fromisoformat(content),
+    "$date": lambda content: date.fromisoformat(content),
+    "$timedelta": lambda content: timedelta(*content),
+    "$float": _read_float,
+    "$dict": lambda content: {_hashable(_meant(key)): _meant(item) for key, item in content},
+}
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f'{text} is no JSON number; write {{"$float": "{text.replace("Infinity", "inf").lower()}"}}')
+
+
+def _text(value: Any) -> str:
+    """JSON text where `json.dumps` refuses, because of an integer with too many digits."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(str(key))}: {_text(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_text(item) for item in value) + "]"
+    if isinstance(value, int) and not isinstance(value, bool):
+        return _decimal_text(value)
+    return json.dumps(value, allow_nan=False)
+
+
+def _decimal_text(number: int) -> str:
+    """The digits of an integer. Python's own way takes quadratic time before 3.12; the decimal module's does not."""
+    if number.bit_length() <= _BITS_PLAIN:
+        return int.__repr__(number)
+    powers: dict[int, decimal.Decimal] = {}
+
+    def power(bits: int) -> decimal.Decimal:
+        if bits not in powers:
+            powers[bits] = decimal.Decimal(2) ** bits
+        return powers[bits]
+
+    def converted(part: int, bits: int) -> decimal.Decimal:
+        if bits <= _BITS_PLAIN:
+            return decimal.Decimal(int.__repr__(part))
+        low_bits = bits // 2
+        high = part >> low_bits
+        low = part - (high << low_bits)
+        return converted(high, bits - low_bits) * power(low_bits) + converted(low, low_bits)
+
+    with decimal.localcontext(decimal.Context(prec=decimal.MAX_PREC, Emax=decimal.MAX_EMAX, Emin=decimal.MIN_EMIN)):
+        digits = str(converted(abs(number), number.bit_length()))
+    return f"-{digits}" if number < 0 else digits
+
+
+def _integer(text: str) -> int:
+    """The integer that these digits are; beyond Python's limit by halves, which takes far less than quadratic time."""
+    if len(text) <= _DIGITS_PLAIN:
+        return int(text)
+    if len(text) > DIGITS_MAX:
+        raise ValueError(
+            f"an integer has {len(text)} digits; at most {DIGITS_MAX} are read from JSON, msgpack takes any"
+        )
+    if text.startswith("-"):
+        return -_integer(text[1:])
+    low_digits = len(text) // 2
+    power: int = 10**low_digits
+    return _integer(text[:-low_digits]) * power + _integer(text[-low_digits:])

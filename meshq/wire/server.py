@@ -1,0 +1,181 @@
+"""Where the daemon listens: a TCP port for other machines, a Unix socket for this one."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import logging
+import os
+import socket
+import stat
+from pathlib import Path
+from typing import Final
+
+import platformdirs
+from aiohttp import web
+
+from meshq.errors import ConfigError, Conflict
+from meshq.wire.http import GATE
+
+log = logging.getLogger(__name__)
+
+SOCKET_NAME: Final = "meshq.sock"
+# The kernel's limit is 108 bytes on Linux and 104 on macOS, the final zero included.
+SOCKET_PATH_BYTES_MAX: Final = 100
+_BACKLOG: Final = 1024
+_MODE_MASK: Final = 0o177
+
+
+def socket_path(data_dir: Path) -> Path:
+    """The Unix socket of the daemon that has this data directory; the same for the daemon and for whoever calls it.
+
+    It is in the data directory, unless its path there is too long: then in the user's runtime directory, or in
+    /tmp where that is too long as well.
+    """
+    whole = data_dir.expanduser().resolve()
+    path = whole / SOCKET_NAME
+    if _short_enough(path):
+        return path
+    name = hashlib.sha256(os.fsencode(whole)).hexdigest()[:16] + ".sock"
+    path = platformdirs.user_runtime_path("meshq", appauthor=False) / name
+    return path if _short_enough(path) else Path(f"/tmp/meshq-{os.getuid()}") / name
+
+
+class Server:
+    """The application, listening.
+
+    Args:
+        app: What `http.build_app` made.
+        host: The address to listen at; empty for all, IPv4 and IPv6.
+        port: 0 for any that is free, None for no TCP at all.
+        unix_path: The Unix socket; None for none.
+        grace_s: How long running requests may take at the end.
+    """
+
+    def __init__(
+        self, app: web.Application, *, host: str = "", port: int | None, unix_path: Path | None, grace_s: float = 2.0
+    ) -> None:
+        self.port = 0
+        self._app = app
+        self._host = host
+        self._wanted_port = port
+        self._unix_path = unix_path
+        self._unix_inode: int | None = None
+        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=grace_s)
+
+    async def start(self) -> None:
+        """Listens.
+
+        Raises:
+            Conflict: The port is in use, or another daemon listens on the Unix socket.
+            ConfigError: This machine can't listen at that address.
+        """
+        sockets: list[socket.socket] = []
+        try:
+            if self._wanted_port is not None:
+                sockets.append(_tcp_socket(self._host, self._wanted_port))
+                self.port = sockets[0].getsockname()[1]
+            if self._unix_path is not None:
+                sockets.append(_unix_socket(self._unix_path))
+                self._unix_inode = self._unix_path.stat().st_ino
+            await self._runner.setup()
+            while sockets:
+                await web.SockSite(self._runner, sockets[-1], backlog=_BACKLOG).start()
+                sockets.pop()
+        except BaseException:
+            for left in sockets:
+                left.close()
+            await self.close()
+            raise
+
+    def refuse(self) -> None:
+        """First stage of a stop: new work is refused with `Stopping`; results, queries and links go on."""
+        self._app[GATE].shut = True
+
+    async def close(self) -> None:
+        """Second stage: listens no more, lets running requests end for `grace_s`, and closes all connections."""
+        self.refuse()
+        self._remove_unix_socket()
+        await self._runner.cleanup()
+
+    def _remove_unix_socket(self) -> None:
+        """Takes the Unix socket's file away, unless another daemon has put its own there."""
+        if self._unix_path is None or self._unix_inode is None:
+            return
+        with contextlib.suppress(FileNotFoundError):
+            if self._unix_path.stat().st_ino == self._unix_inode:
+                self._unix_path.unlink()
+        self._unix_inode = None
+
+
+def _short_enough(path: Path) -> bool:
+    return len(os.fsencode(path)) <= SOCKET_PATH_BYTES_MAX
+
+
+def _tcp_socket(host: str, port: int) -> socket.socket:
+    try:
+        if host:
+            family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+            return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+        return _socket_for_all(port)
+    except OSError as error:
+        where = f"port {port}" if not host else f"{host} port {port}"
+        if error.errno == errno.EADDRINUSE:
+            raise Conflict(
+                f"{where} is in use, perhaps by another meshq; choose one with: meshq up --port N"
+            ) from error
+        if error.errno == errno.EACCES:
+            raise ConfigError(f"{where}: permission denied; choose another with: meshq up --port N") from error
+        raise ConfigError(f"this machine can't listen at {where}: {error.strerror or error}") from error
+
+
+def _socket_for_all(port: int) -> socket.socket:
+    if socket.has_dualstack_ipv6():
+        try:
+            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=_BACKLOG)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise
+            log.debug("no IPv6 here: %s", error)
+    return socket.create_server(("", port), backlog=_BACKLOG)
+
+
+def _unix_socket(path: Path) -> socket.socket:
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    owner = path.parent.stat().st_uid
+    if owner not in (os.getuid(), 0):
+        raise Conflict(f"{path.parent} belongs to another user (uid {owner}); no socket is made there")
+    _remove_stale(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    # The mode must hold from the first moment, and `bind` makes the file.
+    mask = os.umask(_MODE_MASK)
+    try:
+        listener.bind(str(path))
+    except OSError as error:
+        listener.close()
+        raise ConfigError(f"the Unix socket {path} can't be made: {error.strerror or error}") from error
+    finally:
+        os.umask(mask)
+    listener.listen(_BACKLOG)
+    return listener
+
+
+def _remove_stale(path: Path) -> None:
+    """Takes away the socket that a daemon left when it was killed."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise Conflict(f"{path} is in the way: it is no socket; move it elsewhere")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+        caller.settimeout(1.0)
+        try:
+            caller.connect(str(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            path.unlink(missing_ok=True)
+            return
+        except OSError as error:
+            raise Conflict(f"{path} is another daemon's, which does not answer: {error.strerror or error}") from error
+    raise Conflict(f"another daemon listens on {path}; stop it with: meshq down")

@@ -1,0 +1,272 @@
+"""The process that runs users' code: `python -m meshq.worker.child`, one for each slot, started by the pool.
+
+It leads a process group of its own and dies with the daemon, whatever it is doing: the kernel kills the whole group
+when the daemon's end of the lifeline closes (Linux), and a thread does the same when the socket does. What a task
+prints goes to the daemon's stderr; its stdin is empty.
+
+The clock is read here and not handed in: this is another process, and it only measures how long a task ran.
+"""
+
+from __future__ import annotations
+
+import inspect
+import mmap
+import os
+import queue
+import select
+import signal
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict
+from time import perf_counter
+from typing import Any, NoReturn
+
+from meshq.core.limits import ERROR_BYTES_MAX
+from meshq.errors import ConfigError, MeshqError
+from meshq.tasks import registry
+from meshq.wire import values
+from meshq.worker import frames
+
+FLUSH_S = 0.002
+FLUSH_BYTES = 1 << 20
+
+Ended = tuple[int, bytes]
+
+
+def die() -> NoReturn:
+    """Ends this process and all that its tasks started."""
+    os.killpg(0, signal.SIGKILL)
+    os._exit(1)
+
+
+def tie_to_daemon(lifeline: int) -> None:
+    """Lets the kernel kill this process group when the daemon's end of the pipe closes.
+
+    A thread can't be relied on for that: C code may hold the interpreter's lock for ever.
+    """
+    if os.getpgrp() != os.getpid():
+        os.setpgid(0, 0)
+    if sys.platform == "linux":
+        import fcntl
+
+        fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
+        fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
+    waiting = select.poll()
+    waiting.register(lifeline, 0)
+    if waiting.poll(0):  # the daemon died before the line was tied
+        die()
+
+
+class Child:
+    """Runs the jobs of one frame after the other.
+
+    Args:
+        connection: The socket to the pool.
+        marks: Shared with the pool: what is begun and ended, see `frames`.
+    """
+
+    def __init__(self, connection: socket.socket, marks: memoryview) -> None:
+        self._connection = connection
+        self._reader = connection.makefile("rb")
+        self._marks = marks
+        self._pid = os.getpid()
+        self._inbox: queue.SimpleQueue[list[Any]] = queue.SimpleQueue()
+        self._functions: dict[str, tuple[Callable[..., Any], bool]] = {}
+        self._result_bytes_max = 0
+        # The lock guards what follows: the listening thread hands in outcomes too, when it is urged.
+        self._lock = threading.Lock()
+        self._frames = 0
+        self._begun = 0
+        self._end = 0
+        self._ended: list[tuple[int, int, bytes, float]] = []
+        self._ended_bytes = 0
+        self._flushed_s = perf_counter()
+
+    def main(self) -> None:
+        """Listens, loads, and runs until the daemon is gone."""
+        threading.Thread(target=self._listen, name="meshq-listen", daemon=True).start()
+        _, modules, self._result_bytes_max = self._inbox.get()
+        if not self._load(modules):
+            # Stays until the pool has read why; it closes the socket then.
+            threading.Event().wait()
+        while True:
+            message = self._inbox.get()
+            self._run_frame(message[1])
+
+    def _load(self, modules: list[str]) -> bool:
+        try:
+            registry.load_built_in()
+            for module in modules:
+                registry.load(module)
+            infos = registry.DEFAULT.infos()
+        except ConfigError as error:
+            self._send(frames.BROKEN, str(error))
+            return False
+        for info in infos:
+            function = registry.resolve(info.name)
+            self._functions[info.name] = (function, inspect.iscoroutinefunction(function))
+        self._send(frames.READY, [asdict(info) for info in infos])
+        return True
+
+    def _listen(self) -> None:
+        while True:
+            header = self._reader.read(frames.LENGTH.size)
+            if len(header) < frames.LENGTH.size:
+                die()
+            (length,) = frames.LENGTH.unpack(header)
+            body = self._reader.read(length)
+            if len(body) < length:
+                die()
+            message = frames.decode(body)
+            if message[0] == frames.URGE:
+                self._on_urge()
+            else:
+                self._inbox.put(message)
+
+    def _on_urge(self) -> None:
+        with self._lock:
+            self._flush()
+            if self._begun < self._end:
+                self._end = self._begun
+                self._send(frames.RECALLED, self._begun)
+
+    def _run_frame(self, jobs: list[tuple[str, bytes]]) -> None:
+        marks = self._marks
+        with self._lock:
+            self._frames += 1
+            self._begun, self._end = 0, len(jobs)
+            marks[frames.BEGUN] = marks[frames.ENDED] = 0
+            marks[frames.FRAME] = self._frames
+        while True:
+            with self._lock:
+                index = self._begun
+                if index == self._end:
+                    self._flush()
+                    return
+                self._begun = marks[frames.BEGUN] = index + 1
+            name, payload = jobs[index]
+            started_s = perf_counter()
+            code, blob = self._run(name, payload)
+            ended_s = perf_counter()
+            if os.getpid() != self._pid:
+                # The task forked and let its copy return; only the original may go on here.
+                os._exit(0)
+            with self._lock:
+                self._ended.append((index, code, blob, ended_s - started_s))
+                self._ended_bytes += len(blob)
+                marks[frames.ENDED] = index + 1
+                if ended_s - self._flushed_s > FLUSH_S or self._ended_bytes > FLUSH_BYTES:
+                    self._flush()
+
+    def _flush(self) -> None:
+        if self._ended:
+            self._send(frames.OUTCOMES, self._ended)
+            self._ended, self._ended_bytes = [], 0
+        self._flushed_s = perf_counter()
+
+    def _send(self, *message: Any) -> None:
+        try:
+            self._connection.sendall(frames.encode(*message))
+        except OSError:
+            die()
+
+    def _run(self, name: str, payload: bytes) -> Ended:
+        try:
+            function, is_async = self._functions[name]
+            args, kwargs = values.unpack_arguments(payload)
+        except KeyError:
+            return frames.FAILED, pack_error("UnknownTask", f"no task is called {name} here")
+        except MeshqError as error:
+            return frames.FAILED_FINALLY, pack_error("BadArguments", f"the arguments can't be read: {error}")
+        try:
+            result = function(*args, **kwargs)
+            if is_async:
+                result = _awaited(result)
+        except BaseException as error:  # the edge of a task: whatever it raises is how it ended
+            return frames.FAILED, _failure(error)
+        return self._packed(result)
+
+    def _packed(self, result: Any) -> Ended:
+        try:
+            blob = values.pack(result, name="result")
+        except values.Unencodable as error:
+            return frames.FAILED_FINALLY, pack_error("Unencodable", f"the task ran, but its result is lost: {error}")
+        except Exception as error:  # an object of the user's may misbehave in any way when it is looked at
+            text = f"the task ran, but its result is lost: it can't be encoded: {_message(error)}"
+            return frames.FAILED_FINALLY, pack_error("Unencodable", text)
+        if len(blob) > self._result_bytes_max:
+            return frames.FAILED_FINALLY, pack_error(
+                "ResultTooLarge",
+                f"the task ran, but its result is lost: it takes {len(blob)} bytes, and "
+                f"{self._result_bytes_max} are allowed (result_bytes_max); put it in a file and return the file's name",
+            )
+        return frames.DONE, blob
+
+
+def pack_error(kind: str, message: str, text: str = "") -> bytes:
+    """An error as it is stored: the packed `{type, message, traceback}`, of bounded size."""
+    half = ERROR_BYTES_MAX // 16
+    message = _shortened(message, half)
+    return values.pack({"type": kind[:200], "message": message, "traceback": _shortened(text, half * 4)})
+
+
+def _shortened(text: str, half_chars: int) -> str:
+    # A lone surrogate, as file names have, is no text that every reader takes.
+    text = text.encode("utf-8", "backslashreplace").decode()
+    if len(text) <= 2 * half_chars:
+        return text
+    return f"{text[:half_chars]}\n… {len(text) - 2 * half_chars} characters left out …\n{text[-half_chars:]}"
+
+
+def _failure(error: BaseException) -> bytes:
+    kind = type(error)
+    name = (
+        kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
+    )
+    # The first step of the traceback is this file's own.
+    step = error.__traceback__.tb_next if error.__traceback__ is not None else None
+    try:
+        text = "".join(traceback.format_exception(kind, error, step))
+    except Exception as trouble:
+        text = f"the traceback can't be shown: {type(trouble).__name__}"
+    return pack_error(name, _message(error), text)
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"the task called sys.exit({error.code!r:.200})"
+    if isinstance(error, KeyboardInterrupt):
+        return "the task was interrupted (KeyboardInterrupt)"
+    try:
+        return str(error) or type(error).__name__
+    except Exception as trouble:
+        return f"a {type(error).__name__} whose text can't be shown: its str() raised {type(trouble).__name__}"
+
+
+def _awaited(coroutine: Any) -> Any:
+    import asyncio
+
+    return asyncio.run(coroutine)
+
+
+def main() -> None:
+    """Takes the numbers of its three descriptors from the command line: socket, lifeline, marks."""
+    connection_fd, lifeline, marks_fd = (int(text) for text in sys.argv[1:4])
+    for descriptor in (connection_fd, lifeline, marks_fd):
+        os.set_inheritable(descriptor, False)
+    tie_to_daemon(lifeline)
+    # Ctrl-C is for the daemon, which then decides; SIGTERM is how a time limit speaks.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if sys.stdout is not None and hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)
+    shared = mmap.mmap(marks_fd, frames.MARKS_BYTES)
+    Child(socket.socket(fileno=connection_fd), memoryview(shared).cast("Q")).main()
+
+
+if __name__ == "__main__":
+    main()

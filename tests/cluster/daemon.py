@@ -1,0 +1,272 @@
+"""Real daemons, each on a machine of its own, used by the command line as a person or a script would."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tests.cluster.net import Net
+
+T = TypeVar("T")
+TAIL_LINES = 30
+POLL_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a command left behind. `out` is its JSON: a list for `tasks`, else one value, None where it said nothing."""
+
+    code: int
+    out: Any
+    err: str
+
+
+class Process:
+    """A process on one machine of the net, with a log of its own.
+
+    Args:
+        argv: The command line.
+        log: Where its output goes; a second start appends.
+    """
+
+    def __init__(self, net: Net, index: int, argv: Sequence[str], log: Path) -> None:
+        self._net = net
+        self._argv = list(argv)
+        self._process: subprocess.Popen[bytes] | None = None
+        self.index = index
+        self.log = log
+        self.exit_code: int | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        assert self._process is not None, "not started"
+        return self._process.pid
+
+    def start(self) -> None:
+        """Starts it; returns at once."""
+        assert not self.alive(), "started twice"
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._net.command(self.index, *self._argv),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment(self.log.parent),
+                cwd=self.log.parent,
+            )
+
+    def alive(self) -> bool:
+        """Whether it runs."""
+        if self._process is not None and self._process.poll() is not None:
+            self.exit_code = self._process.returncode
+        return self._process is not None and self._process.returncode is None
+
+    def kill9(self) -> None:
+        """Ends it as a power cut would, but for its disk."""
+        self._signal(signal.SIGKILL)
+        self.wait(10)
+
+    def terminate(self) -> None:
+        """Asks it to stop, and does not wait."""
+        self._signal(signal.SIGTERM)
+
+    def stop(self, timeout_s: float = 30) -> int:
+        """Asks it to stop, waits, and returns its exit code."""
+        self.terminate()
+        return self.wait(timeout_s)
+
+    def pause(self) -> None:
+        """Lets it stand still, as a closed lid does."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Lets it go on."""
+        self._signal(signal.SIGCONT)
+
+    def wait(self, timeout_s: float) -> int:
+        """Its exit code, once it has ended."""
+        assert self._process is not None, "not started"
+        try:
+            self.exit_code = self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"process {self.index} still runs after {timeout_s} s\n{self.tail()}") from None
+        return self.exit_code
+
+    def tail(self) -> str:
+        """The end of its log."""
+        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+        ended = "not started" if self._process is None else f"ended with {self.exit_code}"
+        state = "running" if self.alive() else ended
+        return "\n".join([f"--- {self.log.name} ({state})", *lines[-TAIL_LINES:]])
+
+    def events(self) -> list[dict[str, Any]]:
+        """The JSON lines of its log."""
+        found = []
+        for line in self.log.read_text(errors="replace").splitlines():
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(entry, dict):
+                found.append(entry)
+        return found
+
+    def _signal(self, number: int) -> None:
+        if self.alive():
+            os.kill(self.pid, number)
+
+
+class Daemon(Process):
+    """`meshq up` on one machine.
+
+    Args:
+        directory: Where its data directory and its log are made.
+        options: More options for `meshq up`.
+    """
+
+    def __init__(self, net: Net, index: int, directory: Path, options: Sequence[str] = ()) -> None:
+        self.data_dir = directory / f"data{index}"
+        self.name = f"node{index}"
+        argv = [sys.executable, "-m", "meshq", "up", "--data-dir", str(self.data_dir), "--name", self.name]
+        super().__init__(net, index, [*argv, "--log-format", "json", *options], directory / f"node{index}.log")
+
+    def cli(self, command: str, *args: str, timeout_s: float = 30) -> Answer:
+        """Runs `meshq COMMAND --json` against this daemon."""
+        argv = [sys.executable, "-m", "meshq", command, "--data-dir", str(self.data_dir), "--json", *args]
+        done = subprocess.run(
+            argv,
+            capture_output=True,
+            text=True,
+            timeout=timeout_s,
+            env=environment(self.log.parent),
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+        if command == "tasks":
+            return Answer(done.returncode, [json.loads(line) for line in done.stdout.splitlines() if line], done.stderr)
+        return Answer(done.returncode, json.loads(done.stdout) if done.stdout.strip() else None, done.stderr)
+
+    def ask(self, command: str, *args: str, timeout_s: float = 30) -> Any:
+        """As `cli`, for a command that must succeed; only its JSON."""
+        answer = self.cli(command, *args, timeout_s=timeout_s)
+        assert answer.code == 0, f"meshq {command} {' '.join(args)}: exit {answer.code}: {answer.err}\n{self.tail()}"
+        return answer.out
+
+    def status(self) -> dict[str, Any]:
+        """The cluster as this daemon sees it; empty where it does not answer."""
+        answer = self.cli("status")
+        return answer.out if answer.code == 0 and isinstance(answer.out, dict) else {}
+
+
+class Cluster:
+    """Several daemons on one net, the first of which has the lowest id."""
+
+    def __init__(self, net: Net, daemons: Sequence[Daemon]) -> None:
+        self.net = net
+        self.daemons = list(daemons)
+        self.ids: list[str] = []
+
+    def start(self) -> None:
+        """Starts them in turn, each as soon as the one before has its id, so that the ids are in order."""
+        for daemon in self.daemons:
+            daemon.start()
+            self.ids.append(self.wait_answer(daemon)["node"])
+        assert self.ids == sorted(self.ids), self.ids
+
+    def wait_answer(self, daemon: Daemon, timeout_s: float = 15) -> dict[str, Any]:
+        """Waits until this daemon answers; fails at once where it has ended."""
+        return self.wait_until(lambda: self._living(daemon).status(), timeout_s, f"{daemon.name} answers")
+
+    def wait_until(self, predicate: Callable[[], T], timeout_s: float, what: str, *, poll_s: float = POLL_S) -> T:
+        """Asks until the answer is true, and returns it.
+
+        Raises:
+            AssertionError: It did not become true; says what was seen last, and the ends of all logs.
+        """
+        end = time.monotonic() + timeout_s
+        while True:
+            seen = predicate()
+            if seen:
+                return seen
+            if time.monotonic() >= end:
+                raise AssertionError(f"not within {timeout_s} s: {what}\nlast seen: {seen!r}\n{self.tails()}")
+            time.sleep(poll_s)
+
+    def wait_status(
+        self,
+        daemon: Daemon,
+        fits: Callable[[dict[str, Any]], object],
+        timeout_s: float,
+        what: str,
+        *,
+        poll_s: float = POLL_S,
+    ) -> dict[str, Any]:
+        """Waits until what `meshq status` says there fits, and returns it."""
+        last: dict[str, Any] = {}
+
+        def look() -> bool:
+            last.clear()
+            last.update(daemon.status())
+            return bool(last and fits(last))
+
+        try:
+            self.wait_until(look, timeout_s, what, poll_s=poll_s)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\nlast status of {daemon.name}: {json.dumps(last, indent=1)}") from None
+        return dict(last)
+
+    def wait_leader(self, asked: Daemon, leader: str, timeout_s: float = 20) -> dict[str, Any]:
+        """Waits until this daemon names that leader, with a majority."""
+        return self.wait_status(
+            asked,
+            lambda status: status["leader"] == leader and status["majority"],
+            timeout_s,
+            f"{asked.name} sees {leader} lead",
+        )
+
+    def wait_replicas(self, asked: Daemon, count: int, timeout_s: float = 30) -> dict[str, Any]:
+        """Waits until this daemon sees that many replicas in sync, one of them the leader."""
+        return self.wait_status(
+            asked,
+            lambda status: (
+                sum(node["role"] in ("leader", "replica") and node["behind"] == 0 for node in status["nodes"]) == count
+                and status["leader"] is not None
+            ),
+            timeout_s,
+            f"{asked.name} sees {count} replicas in sync",
+        )
+
+    def wait_done(self, asked: Daemon, count: int, timeout_s: float) -> dict[str, Any]:
+        """Waits until that many tasks are done; looks seldom, since the processors are few and the tasks need them."""
+        return self.wait_status(
+            asked, lambda status: status["tasks"]["done"] >= count, timeout_s, f"{count} tasks are done", poll_s=0.5
+        )
+
+    def tails(self) -> str:
+        """The ends of all logs."""
+        return "\n".join(daemon.tail() for daemon in self.daemons)
+
+    def _living(self, daemon: Daemon) -> Daemon:
+        assert daemon.alive(), f"{daemon.name} has ended\n{daemon.tail()}"
+        return daemon
+
+    def end(self) -> None:
+        """Ends all that still run."""
+        for daemon in self.daemons:
+            if daemon.alive():
+                daemon.kill9()
+
+
+def environment(home: Path) -> dict[str, str]:
+    """The environment of every process here: nothing of the user's own meshq gets in."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("MESHQ_", "XDG_"))}
+    return {**kept, "HOME": str(home), "PYTHONUNBUFFERED": "1"}

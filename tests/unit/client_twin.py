@@ -1,0 +1,182 @@
+"""A daemon for the client's and the command line's tests: the real HTTP interface over an in-memory queue."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from meshq.client.options import new_ids
+from meshq.core import requests as ask
+from meshq.core.messages import Done
+from meshq.core.task import FINISHED
+from meshq.errors import Ambiguous, BadArguments, Conflict, MeshqError, NotFound, UnknownTask
+from meshq.wire import values
+from meshq.wire.http import build_app
+from meshq.wire.server import Server, socket_path
+
+ERROR = {"type": "ValueError", "message": "boom", "traceback": "Traceback (most recent call last):\n  in the_function"}
+NODE = ask.NodeView(
+    id="0" * 31 + "a", name="alpha", role="leader", address="192.168.1.20:7373", heard_s=0.0, slots=4, running=1,
+    behind=0,
+)  # fmt: skip
+
+
+class Twin:
+    """Keeps tasks in a dict: `echo` is done at once, `fail` fails at once, `hold` waits for `finish`."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[str, ask.TaskView] = {}
+        self.specs: dict[str, ask.TaskSpec] = {}
+        self.requests: list[ask.Request] = []
+        self.refusals: deque[MeshqError] = deque()
+        self.lost_answers = 0
+        self.pid = os.getpid()
+        self.copies, self.majority, self.queued = 2, True, False
+        self.status = ask.Status(
+            node=NODE.id, leader=NODE.id, epoch=3, majority=True, nodes=(NODE,), tasks={"done": 7}, per_minute=5
+        )
+        self.body_bytes_max = 16 << 20
+        self.on_stop: Any = None
+        self._changed = asyncio.Event()
+        self._loop = asyncio.new_event_loop()
+
+    def finish(self, task: str, result: Any) -> None:
+        """Ends a task that holds; from any thread."""
+
+        def end() -> None:
+            self.tasks[task] = replace(self.tasks[task], state="done", attempt=1, result=values.pack(result))
+            self._change()
+
+        self._loop.call_soon_threadsafe(end)
+
+    async def call(self, request: ask.Request, *, local: bool) -> ask.Answer:
+        """The service of the HTTP interface."""
+        assert local
+        self.requests.append(request)
+        if self.refusals:
+            raise self.refusals.popleft()
+        answer = await self._answer(request)
+        if self.lost_answers:
+            self.lost_answers -= 1
+            raise ConnectionResetError
+        return answer
+
+    async def _answer(self, request: ask.Request) -> ask.Answer:
+        match request:
+            case ask.Submit():
+                return self._submit(request)
+            case ask.TaskQuery():
+                task = self._find(request.id)
+                await self._until(lambda: self.tasks[task].state in FINISHED, request.wait_s)
+                return self.tasks[task]
+            case ask.WaitQuery():
+                await self._until(lambda: bool(self._finished(request.ids)), request.wait_s)
+                return ask.TaskViews(tasks=tuple(self._finished(request.ids)))
+            case ask.TasksQuery():
+                return self._page(request)
+            case ask.Cancel():
+                return self._cancel(request)
+            case ask.Retry():
+                old = self.specs[self._find(request.id)]
+                return self._submit(ask.Submit(tasks=(replace(old, id=new_ids(1)[0], retry_of=old.id),)))
+            case ask.StatusQuery():
+                return self.status
+            case ask.HealthQuery():
+                return ask.Health(ok=True, node=NODE.id, role="leader", leader=NODE.id, version="0", pid=self.pid)
+            case ask.StatsQuery():
+                return ask.Stats(node=NODE.id, boot="b", uptime_s=1.0, counters={})
+            case ask.Stop():
+                self.on_stop()
+                return Done()
+        raise NotFound(type(request).__name__)
+
+    def _submit(self, request: ask.Submit) -> ask.Submitted:
+        for spec in request.tasks:
+            args, _ = values.unpack_arguments(spec.payload)
+            if spec.name == "primes" and (not args or type(args[0]) is not int or args[0] < 1):
+                raise BadArguments(f"primes: limit must be an integer of at least 1, not {args[:1]!r}")
+            if spec.name not in ("echo", "fail", "hold", "primes"):
+                raise UnknownTask(f"no live node knows a task {spec.name}; known are echo, fail, hold")
+        for spec in request.tasks:
+            if spec.id not in self.tasks:
+                self.specs[spec.id] = spec
+                self.tasks[spec.id] = self._started(spec)
+        self._change()
+        return ask.Submitted(
+            ids=tuple(spec.id for spec in request.tasks),
+            copies=self.copies, majority=self.majority, queued=self.queued,
+        )  # fmt: skip
+
+    def _started(self, spec: ask.TaskSpec) -> ask.TaskView:
+        view = ask.TaskView(id=spec.id, name=spec.name, state="pending", attempt=0, retry_of=spec.retry_of)
+        if spec.name == "hold":
+            return view
+        if spec.name == "fail":
+            return replace(view, state="failed", attempt=1, error=values.pack(ERROR))
+        args, kwargs = values.unpack_arguments(spec.payload)
+        return replace(view, state="done", attempt=1, result=values.pack([args, kwargs]))
+
+    def _finished(self, ids: Sequence[str]) -> list[ask.TaskView]:
+        return [self.tasks[task] for task in ids if task in self.tasks and self.tasks[task].state in FINISHED]
+
+    def _page(self, query: ask.TasksQuery) -> ask.TaskViews:
+        found = [
+            view for task, view in sorted(self.tasks.items(), reverse=True)
+            if (query.after is None or task < query.after)
+            and query.state in (None, view.state) and query.name in (None, view.name)
+        ]  # fmt: skip
+        page = found[: query.limit]
+        return ask.TaskViews(tasks=tuple(page), next=page[-1].id if len(found) > len(page) else None)
+
+    def _cancel(self, request: ask.Cancel) -> ask.TaskView:
+        task = self._find(request.id)
+        if self.tasks[task].state in FINISHED:
+            raise Conflict("the task is finished")
+        self.tasks[task] = replace(self.tasks[task], state="cancelled")
+        self._change()
+        return self.tasks[task]
+
+    def _find(self, text: str) -> str:
+        found = [task for task in self.tasks if task.startswith(text) or task.endswith(text)]
+        if not found:
+            raise NotFound(f"no task has the id {text}")
+        if len(found) > 1:
+            raise Ambiguous
+        return found[0]
+
+    def _change(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _until(self, done: Any, wait_s: float) -> None:
+        try:
+            async with asyncio.timeout(wait_s):
+                while not done():
+                    await self._changed.wait()
+        except TimeoutError:
+            pass
+
+    @contextmanager
+    def serving(self, data_dir: Path) -> Iterator[Twin]:
+        """Listens on this data directory's socket."""
+        app = build_app(self, None, new_id=lambda: new_ids(1)[0], wall_ms=lambda: 0, body_bytes_max=self.body_bytes_max)
+        thread = threading.Thread(target=self._loop.run_forever)
+        thread.start()
+        try:
+            server = Server(app, port=None, unix_path=socket_path(data_dir), grace_s=0.1)
+            asyncio.run_coroutine_threadsafe(server.start(), self._loop).result()
+            try:
+                yield self
+            finally:
+                asyncio.run_coroutine_threadsafe(server.close(), self._loop).result()
+        finally:
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            thread.join()
+            self._loop.close()
