@@ -85,8 +85,7 @@ class Intake:
         await self._replicator.commit(seq)
         self._waiters.wake([found])
         committed = dict(self._replicator.committed)
-        views = await self._replicator.database.read(lambda conn: queue.views(conn, [found], committed))
-        return views[0]
+        return (await self._replicator.database.read(lambda conn: queue.views(conn, [found], committed)))[0]
 
     async def retry(self, request: Retry) -> Submitted:
         """A new task like a finished one, whose id it names.

@@ -25,7 +25,7 @@ RECHECK_S = 1.0
 
 
 def _views(ids: tuple[str, ...], committed: Mapping[str, int], conn: Connection) -> list[TaskView]:
-    return queue.views(conn, ids, committed)
+    return queue.views(conn, ids, committed, with_result=True)
 
 
 class Views:

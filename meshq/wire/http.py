@@ -222,10 +222,10 @@ def _guard(gate: Gate) -> Any:
     """The middleware that lets requests in and gives every error its form."""
 
     @web.middleware
-    async def guarded(request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
+    async def guarded(request: web.Request, handler: Endpoint) -> web.StreamResponse:
         try:
             _let_in(request, gate)
-            return await endpoint(request)
+            return await handler(request)
         except MeshqError as error:
             if error.status == 500:
                 log.warning("%s %s: %s: %s", request.method, request.path, error.code, error.message)

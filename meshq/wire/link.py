@@ -14,6 +14,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import aiohttp
@@ -128,6 +129,10 @@ class Links:
         return self._dialer.worked(node) or (open_links[0].address if open_links else None)
 
     # -- life --------------------------------------------------------------------------------------------
+
+    def listens_at(self, port: int) -> None:
+        """Tells where others can call this node; known once the server listens."""
+        self._me = replace(self._me, port=port)
 
     async def run(self) -> None:
         """Calls, reads and serves until it is cancelled; then all links are closed."""

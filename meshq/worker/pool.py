@@ -204,6 +204,9 @@ class ChildPool:
             if not self._closed.is_set():
                 process.send(frames.LOAD, self._modules, self._result_bytes_max)
                 await process.gone()
+        except asyncio.CancelledError:
+            self._closed.set()
+            raise
         finally:
             slot.dying = True
             if slot in self._idle:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from meshq.config import Config
 from meshq.core.ids import uuid7
 from meshq.core.requests import Job, Submit, Submitted, TaskQuery, TaskSpec, TaskView
-from meshq.errors import MeshqError
+from meshq.errors import MeshqError, NotFound
 from meshq.node.node import Node, World
 from meshq.store.outbox import Outbox
 from meshq.store.promise import PromiseStore
@@ -65,6 +65,7 @@ class SimWorld:
         self.story: list[str] = []
         self.runs: list[tuple[str, str, int]] = []
         self.failures: list[str] = []
+        self.ended_s = 0.0
         self.machines: dict[str, Machine] = {}
         self._processes: list[Process] = []
         config = config or Config()
@@ -160,6 +161,8 @@ class SimWorld:
                 return None
             try:
                 return await work(machine.running)
+            except NotFound:
+                return None
             except MeshqError as error:
                 self.tell(f"{machine.name} answers {error.code}: {error}")
                 return None

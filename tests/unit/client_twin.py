@@ -6,11 +6,14 @@ import asyncio
 import os
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 
 from meshq.client.options import new_ids
 from meshq.core import requests as ask
@@ -43,7 +46,7 @@ class Twin:
             node=NODE.id, leader=NODE.id, epoch=3, majority=True, nodes=(NODE,), tasks={"done": 7}, per_minute=5
         )
         self.body_bytes_max = 16 << 20
-        self.on_stop: Any = None
+        self.on_stop: Callable[[], object] = lambda: None
         self._changed = asyncio.Event()
         self._loop = asyncio.new_event_loop()
 
@@ -62,11 +65,7 @@ class Twin:
         self.requests.append(request)
         if self.refusals:
             raise self.refusals.popleft()
-        answer = await self._answer(request)
-        if self.lost_answers:
-            self.lost_answers -= 1
-            raise ConnectionResetError
-        return answer
+        return await self._answer(request)
 
     async def _answer(self, request: ask.Request) -> ask.Answer:
         match request:
@@ -155,7 +154,7 @@ class Twin:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def _until(self, done: Any, wait_s: float) -> None:
+    async def _until(self, done: Callable[[], bool], wait_s: float) -> None:
         try:
             async with asyncio.timeout(wait_s):
                 while not done():
@@ -163,10 +162,22 @@ class Twin:
         except TimeoutError:
             pass
 
+    def _losing(self) -> Middleware:
+        @web.middleware
+        async def losing(request: web.Request, handler: Handler) -> web.StreamResponse:
+            answer = await handler(request)
+            if self.lost_answers and request.transport is not None:
+                self.lost_answers -= 1
+                request.transport.abort()
+            return answer
+
+        return losing
+
     @contextmanager
     def serving(self, data_dir: Path) -> Iterator[Twin]:
         """Listens on this data directory's socket."""
         app = build_app(self, None, new_id=lambda: new_ids(1)[0], wall_ms=lambda: 0, body_bytes_max=self.body_bytes_max)
+        app.middlewares.insert(0, self._losing())
         thread = threading.Thread(target=self._loop.run_forever)
         thread.start()
         try:

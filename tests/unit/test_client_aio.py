@@ -29,7 +29,7 @@ from meshq.errors import (
 )
 from meshq.wire.server import socket_path
 from meshq.wire.values import Unencodable
-from tests.unit.client_twin import Twin
+from tests.unit.client_twin import ERROR, Twin
 
 
 @pytest.fixture
@@ -248,7 +248,7 @@ async def test_the_list_goes_over_pages(tmp_path: Path, twin: Twin) -> None:
         assert everything == sorted(twin.tasks, reverse=True)
         assert len([record async for record in client.tasks(limit=1200)]) == 1200
         [failed] = [record async for record in client.tasks(state="failed")]
-        assert failed.error == {"type": "ValueError", "message": "boom", "traceback": failed.error["traceback"]}
+        assert failed.error == ERROR
 
 
 async def test_cancelled_tasks_have_no_result(tmp_path: Path, twin: Twin) -> None:

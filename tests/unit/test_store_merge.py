@@ -29,8 +29,8 @@ steps = st.lists(
         st.tuples(st.just("value"), node, st.sampled_from(IDS)),
         st.tuples(st.just("roster"), node),
         st.tuples(st.just("ask"), node, node, st.sampled_from([1, 150, 600, 1 << 20])),
-        st.tuples(st.just("frames"), node, st.integers(1, 12)),
-        st.tuples(st.just("frames_as_leader"), node, st.integers(1, 12)),
+        st.tuples(st.just("pull"), node, node, st.booleans()),
+        st.tuples(st.just("frames"), node, st.integers(1, 12), st.booleans()),
         st.tuples(st.just("restamp"), node),
         st.tuples(st.just("lead"), node),
         st.tuples(st.just("commit"), node),
@@ -61,6 +61,21 @@ class World:
             conn.execute("ROLLBACK")
         self._note(name)
 
+    def _pull(self, kind: str, name: str, rest: list[object], conn: Connection, pen: Pen) -> None:
+        match kind, *rest:
+            case "ask", str(other), int(frame_bytes):
+                # The vector is that of the moment of asking; the frames come later, or never.
+                self.frames[name] = list(feed.rows_beyond(self.conns[other], feed.read_vector(conn), frame_bytes))
+            case "pull", str(other), bool(leading):
+                for rows in list(feed.rows_beyond(self.conns[other], feed.read_vector(conn), 400)):
+                    feed.apply(conn, rows, pen if leading else None)
+            case "frames", int(count), bool(leading):
+                arrived, self.frames[name] = self.frames[name][:count], self.frames[name][count:]
+                for rows in arrived:
+                    feed.apply(conn, rows, pen if leading else None)
+            case _:
+                raise AssertionError(kind)
+
     def _do(self, kind: str, name: str, rest: list[object], conn: Connection, pen: Pen) -> None:
         match kind, *rest:
             case "write", str(id_), int(move), bool(majority):
@@ -72,14 +87,6 @@ class World:
             case ("roster",):
                 roster = feed.read_roster(conn)
                 feed.write_roster(conn, pen, replace(roster, genesis="g", version=roster.version + 1, members=(name,)))
-            case "ask", str(other), int(frame_bytes):
-                # The vector is that of the moment of asking; the frames come later, or never.
-                vector = feed.read_vector(self.conns[name])
-                self.frames[name] = list(feed.rows_beyond(self.conns[other], vector, frame_bytes))
-            case (("frames" | "frames_as_leader"), int(count)):
-                arrived, self.frames[name] = self.frames[name][:count], self.frames[name][count:]
-                for rows in arrived:
-                    feed.apply(conn, rows, pen if kind == "frames_as_leader" else None)
             case ("restamp",):
                 feed.restamp(conn, pen, first=True)
             case ("lead",):
@@ -89,6 +96,8 @@ class World:
                 # Committed by definition: everybody who counts holds it.
                 held = [feed.read_vector(self.conns[other]).get(name, 0) for other in NODES]
                 feed.merge_committed(conn, {name: min(held)})
+            case _:
+                self._pull(kind, name, rest, conn, pen)
 
     def _note(self, name: str) -> None:
         for table, key, row in rows_of(self.conns[name]):
@@ -166,7 +175,7 @@ def test_a_leader_that_pulls_and_stamps_converges_with_its_followers() -> None:
     for step in [
         ("write", "a", "task0", 0, False), ("value", "a", "task0"), ("roster", "a"), ("write", "b", "task0", 0, True),
         ("write", "b", "task0", 0, True), ("write", "a", "task0", 2, True), ("lead", "c"),
-        ("ask", "c", "a", 1), ("frames_as_leader", "c", 99), ("ask", "c", "b", 1), ("frames_as_leader", "c", 99),
+        ("ask", "c", "a", 1), ("frames", "c", 99, True), ("ask", "c", "b", 1), ("frames", "c", 99, True),
     ]:  # fmt: skip
         world.act(step)
         world.check()

@@ -1,0 +1,277 @@
+"""The daemon: a node on a real machine, from the lock on its data directory to its last goodbye."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import signal
+import socket
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+from meshq.config import Config
+from meshq.core.ids import short, uuid7
+from meshq.core.ports import Clock, Pool
+from meshq.core.requests import TaskInfo
+from meshq.discovery import seeds
+from meshq.discovery.finder import Events, Finder
+from meshq.errors import DiskFull, MeshqError, Stopping, StoreError
+from meshq.node import journal, logs
+from meshq.node.clock import SystemClock
+from meshq.node.node import Node, World
+from meshq.store import identity, lock
+from meshq.store.database import Database
+from meshq.store.outbox import Outbox
+from meshq.store.promise import PromiseStore
+from meshq.wire.handshake import Identity
+from meshq.wire.http import build_app
+from meshq.wire.link import Links
+from meshq.wire.security import cluster_hash
+from meshq.wire.server import Server, socket_path
+from meshq.worker.pool import ChildPool
+
+STOPPED_AT_ONCE = 130
+
+
+class Daemon:
+    """One daemon's parts on this machine.
+
+    Args:
+        config: Its settings.
+        data_dir: Everything that it keeps; made if it is not there.
+        alone: True for a node that nobody else can reach: no port, no discovery, no peers.
+    """
+
+    def __init__(self, config: Config, data_dir: Path, *, alone: bool = False) -> None:
+        self.config = config
+        self.data_dir = data_dir
+        self.alone = alone
+        self.clock: Clock = SystemClock()
+        self.stop_asked = asyncio.Event()
+        self.ready = asyncio.Event()
+        self.failure: MeshqError | None = None
+        self._boot = ""
+        self._announced = asyncio.Event()
+        self._finder: Finder | None = None
+        self._links: Links | None = None
+        self._server: Server | None = None
+
+    def _new_id(self) -> str:
+        return uuid7(self.clock.wall_ms(), self.clock.random_bits(74))
+
+    async def run(self) -> None:
+        """Runs until `stop_asked`, then stops in stages.
+
+        Raises:
+            MeshqError: It can't start here, or can't go on; the text says why and what to do.
+        """
+        _make_dir(self.data_dir)
+        async with AsyncExitStack() as stack:
+            stack.callback(lock.acquire(self.data_dir).release)
+            me = identity.load_or_create(self.data_dir, self._new_id)
+            boot = self._boot = self._new_id()
+            name = self.config.name or socket.gethostname().split(".")[0]
+            database = await Database.open(self.data_dir / "queue.db")
+            stack.push_async_callback(database.close)
+            promises = await PromiseStore.open(self.data_dir / "promise.db")
+            stack.push_async_callback(promises.close)
+            outbox, damaged = await Outbox.open(self.data_dir / "outbox.db", self.clock.wall_ms)
+            stack.push_async_callback(outbox.close)
+            if damaged is not None:
+                journal.warn("outbox_damaged", f"the outbox was damaged; it is kept as {damaged}", path=str(damaged))
+            pool = ChildPool(
+                self.config.slots_used, self.config.tasks, result_bytes_max=self.config.result_bytes_max,
+                primes_max_limit=self.config.primes_max_limit,
+            )  # fmt: skip
+            async with asyncio.TaskGroup() as tasks:
+                running = tasks.create_task(pool.run())
+                infos = await pool.start()
+                await self._live(me, boot, name, database, promises, outbox, pool, infos)
+                running.cancel()
+        if self.failure is not None:
+            raise self.failure
+
+    async def _live(
+        self,
+        me: str,
+        boot: str,
+        name: str,
+        database: Database,
+        promises: PromiseStore,
+        outbox: Outbox,
+        pool: Pool,
+        infos: tuple[TaskInfo, ...],
+    ) -> None:
+        config = self.config
+        handler = _Handler()
+        who = Identity(node=me, boot=boot, cluster_hash=cluster_hash(config.cluster), port=config.port)
+        links = self._links = Links(who, handler, self._on_link, self.clock, self._on_clone)
+        world = World(
+            clock=self.clock, transport=links, database=database, promises=promises, outbox=outbox, pool=pool,
+            tasks=infos, announced=self._announced, told=self._told, addresses=self._addresses, pid=os.getpid(),
+        )  # fmt: skip
+        node = handler.node = Node(me, boot, name, config, world, self.stop_asked.set)
+        await node.load()
+        app = build_app(
+            node.gateway, links, new_id=self._new_id, wall_ms=self.clock.wall_ms, body_bytes_max=config.body_bytes_max
+        )
+        port = None if self.alone else config.port
+        server = self._server = Server(app, host=config.host, port=port, unix_path=socket_path(self.data_dir))
+        await server.start()
+        try:
+            self._greet(me, name, server.port)
+            async with asyncio.TaskGroup() as tasks:
+                background = [tasks.create_task(node.run()), tasks.create_task(links.run())]
+                if self.alone:
+                    self._announced.set()
+                else:
+                    links.listens_at(server.port)
+                    background += [tasks.create_task(self._find(me, boot, server.port, node))]
+                self.ready.set()
+                await self.stop_asked.wait()
+                if self.failure is None:
+                    server.refuse()
+                    await node.stop()
+                for task in background:
+                    task.cancel()
+        finally:
+            await server.close()
+        journal.tell("stopped", "stopped")
+
+    def _greet(self, me: str, name: str, port: int) -> None:
+        if self.alone:
+            return
+        where = f"port {port}, data in {self.data_dir}"
+        journal.tell("started", f"{name} ({short(me)}) is up: {where}", node=me, port=port, pid=os.getpid())
+        journal.warn(
+            "open",
+            f"anyone on this network can run tasks here: cluster {self.config.cluster!r} has no key yet, so "
+            "use it in a network that you trust",
+        )
+
+    # -- the others --------------------------------------------------------------------------------------
+
+    async def _find(self, me: str, boot: str, port: int, node: Node) -> None:
+        links = self._links
+        if links is None:
+            return
+        finder = self._finder = Finder(
+            node=me, boot=boot, cluster=self.config.cluster, port=port, host=self.config.host,
+            events=Events(
+                on_candidate=links.dial, on_foreign=self._on_foreign,
+                on_twin=lambda _, addresses: links.dial(me, addresses),
+                on_unavailable=self._on_unavailable, on_seed_failed=self._on_seed_failed,
+            ),
+            seeds=seeds.parse_all(self.config.seeds),
+            remembered={peer.node: peer.addresses for peer in node.peers.book.values()},
+            use_mdns=self.config.mdns,
+        )  # fmt: skip
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(finder.run())
+            await finder.announced.wait()
+            self._announced.set()
+
+    def _told(self, node: str, addresses: tuple[str, ...]) -> None:
+        if self._finder is not None:
+            self._finder.told(node, addresses)
+
+    def _addresses(self) -> tuple[str, ...]:
+        return self._finder.own_addresses() if self._finder is not None else ()
+
+    def _on_link(self, node: str, connected: bool) -> None:
+        if not connected:
+            journal.tell("lost", f"lost {short(node)}", node=node)
+
+    def _on_clone(self, boot: str, address: str) -> None:
+        # Of two boots the greater is the younger: that one gives way.
+        if boot > self._boot:
+            journal.warn("cloned", f"{address} runs a copy of this data directory; it has to stop", address=address)
+            return
+        self.failure = StoreError(
+            f"{address} runs a copy of this data directory, with the same node id: start the copy with an empty "
+            f"directory, so that it joins as a new node (here: {self.data_dir})"
+        )
+        self.stop_asked.set()
+
+    def _on_foreign(self, found: str, address: str) -> None:
+        text = f"another cluster is at {address}; this one is {self.config.cluster!r}"
+        journal.tell("foreign", text, address=address, cluster=found)
+
+    def _on_unavailable(self, reason: str) -> None:
+        journal.warn("no_multicast", f"no multicast here ({reason}); use --seed HOST:PORT to name another node")
+
+    def _on_seed_failed(self, seed: seeds.Seed, reason: str) -> None:
+        journal.warn("seed_failed", f"--seed {seed}: {reason}", seed=str(seed))
+
+
+class _Handler:
+    """Passes messages to the node, which is made after the links that it needs."""
+
+    def __init__(self) -> None:
+        self.node: Node | None = None
+
+    def _there(self) -> Node:
+        if self.node is None:
+            raise Stopping("this node is starting")
+        return self.node
+
+    async def answer(self, sender: str, message: Any) -> Any:
+        """The answer to one message."""
+        return await self._there().answer(sender, message)
+
+    def stream(self, sender: str, message: Any) -> AsyncIterator[Any]:
+        """The parts of the answer to a pull."""
+        return self._there().stream(sender, message)
+
+
+def _make_dir(data_dir: Path) -> None:
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=data_dir):
+            pass
+    except OSError as error:
+        text = f"{data_dir}: can't be written: {error.strerror}; choose another with --data-dir"
+        raise (DiskFull if error.errno == errno.ENOSPC else StoreError)(text) from error
+
+
+async def serve(daemon: Daemon) -> None:
+    """Runs a daemon until a signal asks it to stop; a second one ends the process at once."""
+    loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        if daemon.stop_asked.is_set():
+            os._exit(STOPPED_AT_ONCE)
+        daemon.stop_asked.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    await daemon.run()
+
+
+def run_daemon(config: Config, data_dir: Path) -> int:
+    """Runs a daemon in the foreground.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        MeshqError: It could not start, or had to stop; the text says why and what to do.
+    """
+    logs.set_up(config.log_format)
+    seeds.parse_all(config.seeds)
+    try:
+        asyncio.run(serve(Daemon(config, data_dir.expanduser())))
+    except* MeshqError as group:
+        raise _first(group) from None
+    return 0
+
+
+def _first(group: BaseExceptionGroup[MeshqError]) -> MeshqError:
+    found: BaseException = group
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    return found if isinstance(found, MeshqError) else MeshqError(str(found))

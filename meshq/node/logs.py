@@ -1,0 +1,50 @@
+"""How events are written: a line for people, or a JSON object for scripts."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+
+
+class TextFormat(logging.Formatter):
+    """`12:03:04 found alpha (c0ffee42)`; warnings say so in a word."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line; a traceback follows on its own lines."""
+        stamp = time.strftime("%H:%M:%S", time.localtime(record.created))
+        level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
+        line = f"{stamp} {level}{record.getMessage()}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+class JsonFormat(logging.Formatter):
+    """One object a line: `at_s` (Unix time), `level`, `event`, `text`, and the event's own fields."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The object."""
+        entry = {
+            "at_s": round(record.created, 3),
+            "level": record.levelname.lower(),
+            "event": getattr(record, "event", record.name),
+            "text": record.getMessage(),
+            **getattr(record, "fields", {}),
+        }
+        if record.exc_info:
+            entry["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(entry, ensure_ascii=False, default=str)
+
+
+def set_up(log_format: str) -> None:
+    """Writes events to standard error, from now on.
+
+    Args:
+        log_format: `text` or `json`.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormat() if log_format == "json" else TextFormat())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("meshq").setLevel(logging.INFO)

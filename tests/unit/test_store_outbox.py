@@ -1,0 +1,166 @@
+"""The outbox keeps what no leader has yet, whatever happens to its file."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from meshq.core.requests import Outcome, TaskSpec
+from meshq.errors import NewerDatabase
+from meshq.store.inline import InlineDatabase, memory_connection
+from meshq.store.outbox import Outbox
+from meshq.store.schema import OUTBOX
+
+
+class Wall:
+    def __init__(self) -> None:
+        self.ms = 1000
+
+    def __call__(self) -> int:
+        return self.ms
+
+
+@pytest.fixture
+def wall() -> Wall:
+    return Wall()
+
+
+@pytest.fixture(params=["file", "inline"])
+async def outbox(request: pytest.FixtureRequest, tmp_path: Path, wall: Wall) -> AsyncIterator[Outbox]:
+    if request.param == "file":
+        opened, damaged = await Outbox.open(tmp_path / "outbox.db", wall)
+        assert damaged is None
+    else:
+        opened = Outbox(InlineDatabase(memory_connection(OUTBOX)), wall)
+    yield opened
+    await opened.close()
+
+
+def outcome(n: int) -> Outcome:
+    return Outcome(task=f"task{n}", epoch=3, attempt=1, kind="done", result=b"r", run_s=0.5)
+
+
+def spec(n: int) -> TaskSpec:
+    return TaskSpec(id=f"task{n}", name="primes", payload=b"p", priority=n, key="k", timeout_s=2.0)
+
+
+async def test_results_come_back_oldest_first_until_they_are_dropped(outbox: Outbox) -> None:
+    await outbox.put_results([outcome(1), outcome(2)], "boot1")
+    await outbox.put_results([outcome(1)], "boot2")
+    kept = await outbox.results(10)
+    assert [(boot, found) for _, boot, found in kept] == [
+        ("boot1", outcome(1)), ("boot1", outcome(2)), ("boot2", outcome(1)),
+    ]  # fmt: skip
+    assert await outbox.results(2) == kept[:2]
+    await outbox.drop([kept[0][0], kept[2][0]])
+    assert await outbox.results(10) == kept[1:2]
+    assert await outbox.count() == 1
+
+
+async def test_submits_come_back_once_each(outbox: Outbox) -> None:
+    await outbox.put_submits([spec(2), spec(1)])
+    await outbox.put_submits([spec(1), spec(3)])
+    kept = await outbox.submits(10)
+    assert [found for _, found in kept] == [spec(2), spec(1), spec(3)]
+    await outbox.put_results([outcome(1)], "boot")
+    assert (await outbox.count(), await outbox.count_submits()) == (4, 3)
+    await outbox.drop_submits([kept[0][0]])
+    assert await outbox.submits(10) == kept[1:]
+
+
+async def test_waiting_tasks_can_be_looked_at(outbox: Outbox, wall: Wall) -> None:
+    await outbox.put_submits([spec(1), spec(2)])
+    await outbox.put_results([outcome(3)], "boot")
+    (view,) = await outbox.submit_views(["task2", "task3", "unknown"])
+    assert (view.id, view.state, view.queued, view.attempt, view.submitted_ms) == ("task2", "pending", True, 0, 1000)
+    assert await outbox.find("task") == ["task1", "task2"]
+    assert await outbox.find("SK2") == ["task2"]
+    assert await outbox.find("3") == []
+    assert await outbox.find("") == []
+
+
+async def test_old_results_expire_and_submits_never(outbox: Outbox, wall: Wall) -> None:
+    await outbox.put_results([outcome(1)], "boot")
+    await outbox.put_submits([spec(1)])
+    wall.ms = 9000
+    await outbox.put_results([outcome(2)], "boot")
+    assert await outbox.expire(12_000, 10.0) == 1
+    assert [found for _, _, found in await outbox.results(10)] == [outcome(2)]
+    assert len(await outbox.submits(10)) == 1
+
+
+def broken(conn: sqlite3.Connection) -> None:
+    for kind, body in [("result", b"\xc1"), ("result", b"\x80"), ("submit", "text"), ("song", b"la"), ("result", b"")]:
+        conn.execute(
+            "INSERT INTO entries (kind, put_ms, boot, task, body) VALUES (?, 1, 'b', hex(randomblob(4)), ?)",
+            (kind, body),
+        )
+
+
+async def test_garbage_is_set_aside_and_stops_nothing() -> None:
+    conn = memory_connection(OUTBOX)
+    outbox = Outbox(InlineDatabase(conn), lambda: 5)
+    broken(conn)
+    await outbox.put_results([outcome(1)], "boot")
+    await outbox.put_submits([spec(1)])
+    before = conn.execute("SELECT entry, kind, body FROM entries WHERE boot = 'b'").fetchall()
+    assert [found for _, _, found in await outbox.results(1)] == [outcome(1)], "though garbage stands before it"
+    assert [found for _, found in await outbox.submits(1)] == [spec(1)]
+    assert await outbox.set_aside_garbage() == 1, "the song, which nobody had asked for"
+    assert await outbox.set_aside_garbage() == 0
+    assert await outbox.garbage() == 5
+    assert conn.execute("SELECT entry, kind, body FROM garbage ORDER BY entry").fetchall() == before
+    assert await outbox.count() == 2
+
+
+async def test_a_file_that_is_damaged_is_kept_beside_a_new_one(tmp_path: Path, wall: Wall) -> None:
+    path = tmp_path / "outbox.db"
+    for number in (1, 2):
+        garbage = b"garbage %d " % number * 1000
+        path.write_bytes(garbage)
+        outbox, damaged = await Outbox.open(path, wall)
+        assert damaged == tmp_path / f"outbox.db.damaged-{number}"
+        assert damaged.read_bytes() == garbage
+        await outbox.put_submits([spec(1)])
+        assert await outbox.count() == 1
+        await outbox.close()
+
+
+async def test_a_damaged_page_is_found_at_the_start(tmp_path: Path, wall: Wall) -> None:
+    path = tmp_path / "outbox.db"
+    outbox, _ = await Outbox.open(path, wall)
+    await outbox.put_submits([replace(spec(n), payload=b"x" * 900) for n in range(100)])
+    await outbox.close()
+    content = bytearray(path.read_bytes())
+    for page in range(3, len(content) // 4096):
+        content[page * 4096 : page * 4096 + 64] = b"\xff" * 64
+    path.write_bytes(content)
+    outbox, damaged = await Outbox.open(path, wall)
+    assert damaged is not None
+    assert await outbox.count() == 0
+    await outbox.close()
+
+
+async def test_a_newer_outbox_is_no_damage(tmp_path: Path, wall: Wall) -> None:
+    path = tmp_path / "outbox.db"
+    outbox, _ = await Outbox.open(path, wall)
+    await outbox.close()
+    conn = sqlite3.connect(path)
+    conn.execute("PRAGMA user_version = 99")
+    conn.close()
+    with pytest.raises(NewerDatabase):
+        await Outbox.open(path, wall)
+
+
+async def test_what_is_in_the_outbox_survives_a_restart(tmp_path: Path, wall: Wall) -> None:
+    outbox, _ = await Outbox.open(tmp_path / "outbox.db", wall)
+    await outbox.put_results([outcome(1)], "boot")
+    await outbox.close()
+    again, damaged = await Outbox.open(tmp_path / "outbox.db", wall)
+    assert damaged is None
+    assert [found for _, _, found in await again.results(10)] == [outcome(1)]
+    await again.close()

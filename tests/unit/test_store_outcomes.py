@@ -1,0 +1,195 @@
+"""How runs end: what counts, what is dropped, and when enough is enough."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from meshq.core.requests import Outcome, TaskSpec
+from meshq.core.task import Task
+from meshq.errors import Malformed
+from meshq.store import feed, queue
+from meshq.store.database import Connection
+from meshq.store.feed import Pen
+from meshq.store.inline import memory_connection
+from meshq.store.queue import Budget
+
+PEN = Pen("a", 1, True)
+ERROR = msgspec.msgpack.encode({"type": "ValueError", "message": "no", "traceback": "tb"})
+
+
+@pytest.fixture
+def conn() -> Connection:
+    return memory_connection()
+
+
+def runs(conn: Connection, *ids: str, **changes: Any) -> None:
+    given: dict[str, Any] = {"name": "primes", "payload": b"p", "backoff_s": 1.0, **changes}
+    specs = [TaskSpec(id=id_, **given) for id_ in ids]
+    queue.submit(conn, PEN, specs, 1000, 1024)
+    claim(conn)
+
+
+def claim(conn: Connection, now_ms: int = 2000) -> list[tuple[Task, bytes]]:
+    return queue.claim(
+        conn, PEN, "w", ["primes"], Budget(99), committed={"a": 1 << 40}, now_ms=now_ms, limit=99
+    )  # fmt: skip
+
+
+def outcome(id_: str, kind: str = "done", **changes: Any) -> Outcome:
+    given: dict[str, Any] = {"task": id_, "epoch": 1, "attempt": 1, "kind": kind}
+    given |= {"result": b"r"} if kind == "done" else {"error": ERROR}
+    return Outcome(**(given | changes))
+
+
+def finish(conn: Connection, *outcomes: Outcome, present: bool = True, pen: Pen = PEN) -> queue.FinishDone:
+    return queue.finish(
+        conn, pen, outcomes, lambda *_: present, worker="w", crashes_max=3, now_ms=10_000, inline_bytes_max=10
+    )
+
+
+def there(conn: Connection, id_: str = "1") -> Task:
+    task = queue.get(conn, id_)
+    assert task is not None
+    return task
+
+
+def message(conn: Connection, id_: str = "1") -> dict[str, str]:
+    found: dict[str, str] = msgspec.msgpack.decode(there(conn, id_).error or b"")
+    return found
+
+
+def test_a_success_of_the_present_claim_finishes_the_task(conn: Connection) -> None:
+    runs(conn, "1")
+    assert finish(conn, outcome("1")) == queue.FinishDone({}, 3, ("1",), ())
+    task = there(conn)
+    assert (task.state, task.result, task.worker, task.finished_ms, task.majority) == ("done", b"r", "w", 10_000, 1)
+
+
+def test_a_success_counts_while_the_task_is_open_whichever_claim_brings_it(conn: Connection) -> None:
+    runs(conn, "runs", "waits")
+    queue.release(conn, PEN, ["waits"], lost=False, losses_max=5, now_ms=1)
+    done = finish(conn, outcome("runs"), outcome("waits"), present=False)
+    assert (done.dropped, done.finished) == ({}, ("runs", "waits"))
+
+
+@pytest.mark.parametrize("kind", ["failed", "crashed", "released"])
+def test_anything_else_counts_only_from_the_present_claim(conn: Connection, kind: str) -> None:
+    runs(conn, "1", "2")
+    queue.release(conn, PEN, ["2"], lost=False, losses_max=5, now_ms=1)
+    before = there(conn)
+    done = finish(conn, outcome("1", kind), present=False)
+    assert done == queue.FinishDone({"1": "not the present claim"}, 0, (), ())
+    assert there(conn) == before
+    assert finish(conn, outcome("2", kind)).dropped == {"2": "not the present claim"}, "it does not run"
+
+
+def test_a_duplicate_is_dropped_and_waits_for_the_commit_of_the_first(conn: Connection) -> None:
+    runs(conn, "1")
+    first = finish(conn, outcome("1", result=b"first"))
+    again = finish(conn, outcome("1", result=b"second"), outcome("unknown"))
+    assert again == queue.FinishDone({"1": "finished", "unknown": "unknown"}, first.seq, (), ())
+    assert there(conn).result == b"first"
+    assert finish(conn, outcome("1"), pen=Pen("b", 2, True)).seq == 0
+
+
+def test_two_outcomes_of_one_task_in_one_message_are_taken_in_order(conn: Connection) -> None:
+    runs(conn, "1", "2", retries=1)
+    done = finish(conn, outcome("1"), outcome("1"), outcome("2", "failed"), outcome("2"))
+    assert (done.dropped, done.finished, done.reopened) == ({"1": "finished"}, ("1", "2"), ())
+    assert there(conn, "2").failures == 1
+
+
+def test_a_failure_is_tried_again_later_and_later_while_retries_are_left(conn: Connection) -> None:
+    runs(conn, "1", retries=2)
+    assert finish(conn, outcome("1", "failed")).reopened == ("1",)
+    assert (there(conn).state, there(conn).failures, there(conn).not_before_ms) == ("pending", 1, 11_000)
+    assert claim(conn, 10_999) == []
+    assert len(claim(conn, 11_000)) == 1
+    finish(conn, outcome("1", "failed"))
+    assert there(conn).not_before_ms == 12_000
+    claim(conn, 12_000)
+    assert finish(conn, outcome("1", "failed")).finished == ("1",)
+    task = there(conn)
+    assert (task.state, task.failures, task.attempt, task.error) == ("failed", 3, 3, ERROR)
+
+
+def test_a_final_failure_is_not_tried_again(conn: Connection) -> None:
+    runs(conn, "1", retries=5)
+    assert finish(conn, outcome("1", "failed", final=True)).finished == ("1",)
+
+
+def test_the_third_crash_ends_the_task_and_says_so(conn: Connection) -> None:
+    runs(conn, "1")
+    for crashes in (1, 2):
+        assert finish(conn, outcome("1", "crashed")).reopened == ("1",)
+        assert (there(conn).crashes, there(conn).failures) == (crashes, 0)
+        claim(conn, 99_000)
+    assert finish(conn, outcome("1", "crashed")).finished == ("1",)
+    assert there(conn).crashes == 3
+    assert message(conn) == {
+        "type": "ValueError", "message": "no (given up: the process that ran it died 3 times)", "traceback": "tb",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("error", [None, b"\xc1", msgspec.msgpack.encode([1])])
+def test_an_error_that_cannot_be_read_still_ends_with_the_reason(conn: Connection, error: bytes | None) -> None:
+    runs(conn, "1")
+    for _ in range(3):
+        finish(conn, outcome("1", "crashed", error=error))
+        claim(conn, 99_000)
+    assert message(conn)["message"] == "given up: the process that ran it died 3 times"
+
+
+def test_a_released_run_costs_nothing_but_its_attempt(conn: Connection) -> None:
+    runs(conn, "1")
+    assert finish(conn, outcome("1", "released")).reopened == ("1",)
+    task = there(conn)
+    assert (task.state, task.failures, task.crashes, task.losses, task.worker) == ("pending", 0, 0, 0, None)
+
+
+def test_an_outcome_of_no_known_kind_changes_nothing(conn: Connection) -> None:
+    runs(conn, "1", "2")
+    with pytest.raises(Malformed, match="exploded"):
+        finish(conn, outcome("1"), outcome("2", "exploded"))
+    assert there(conn).state == "running"
+
+
+def test_large_results_are_rows_of_their_own_with_a_name_for_each_write(conn: Connection) -> None:
+    runs(conn, "1", "2")
+    other = memory_connection()
+    for rows in feed.rows_beyond(conn, {}, 1 << 20):
+        feed.apply(other, rows, None)
+    finish(conn, outcome("1", result=b"x" * 11), outcome("2", result=b"y" * 10))
+    finish(other, outcome("1", result=b"z" * 11), pen=Pen("b", 1, True))
+    assert there(conn).result is None
+    assert there(conn).result_ref != there(other).result_ref
+    assert [view.result for view in queue.views(conn, ["1", "2"], with_result=True)] == [b"x" * 11, b"y" * 10]
+    for rows in list(feed.rows_beyond(other, feed.read_vector(conn), 1 << 20)):
+        feed.apply(conn, rows, None)
+    assert queue.views(conn, ["1"], with_result=True)[0].result == b"z" * 11, "the later key wins, with its own value"
+
+
+def test_runs_end_without_an_outcome(conn: Connection) -> None:
+    runs(conn, "1", "2")
+    seq = queue.release(conn, PEN, ["2", "1", "1", "unknown"], lost=False, losses_max=1, now_ms=1)
+    assert seq == feed.read_seq(conn, "a") == 6
+    assert [there(conn, id_).state for id_ in "12"] == ["pending", "pending"]
+    assert queue.release(conn, PEN, ["1"], lost=True, losses_max=1, now_ms=1) == 0, "it does not run"
+    assert there(conn).losses == 0
+
+
+def test_the_last_loss_of_its_node_ends_the_task_and_says_so(conn: Connection) -> None:
+    runs(conn, "1")
+    for losses in (1, 2):
+        queue.release(conn, PEN, ["1"], lost=True, losses_max=3, now_ms=5000)
+        assert (there(conn).state, there(conn).losses) == ("pending", losses)
+        claim(conn)
+    queue.release(conn, PEN, ["1"], lost=True, losses_max=3, now_ms=5000)
+    task = there(conn)
+    assert (task.state, task.losses, task.finished_ms, task.majority) == ("failed", 3, 5000, 1)
+    assert message(conn) == {
+        "type": "NodeLost", "message": "given up: the node that ran it was lost 3 times", "traceback": "",
+    }  # fmt: skip
