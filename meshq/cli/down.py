@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -39,7 +40,9 @@ def down(local: Local, timeout_s: float) -> int:
 async def _down(local: Local, timeout_s: float) -> int:
     async with AsyncClient(local.data_dir, connect_timeout_s=local.connect_timeout_s) as client:
         pid = (await client.health()).pid
-        await client.stop()
+        with suppress(NoDaemon):
+            # A daemon that has nothing to finish may be gone before it answers.
+            await client.stop()
     loop = asyncio.get_running_loop()
     began_s = told_s = loop.time()
     while listens(local.data_dir) or _lives(pid):

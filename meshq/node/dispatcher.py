@@ -33,6 +33,7 @@ from meshq.store.database import Connection
 from meshq.store.feed import Pen
 
 REAP_S = 1.0
+RUN_S_MIN = 1e-4  # what a run costs besides its own time
 RUN_S_WEIGHT = 0.2  # of the newest run in the running mean of a name's run times
 MINUTE_S = 60.0
 
@@ -188,7 +189,7 @@ class Dispatcher:
             raise NotLeader
 
     def _learn(self, name: str, run_s: float) -> None:
-        known = self._run_s.get(name)
+        known, run_s = self._run_s.get(name), max(run_s, RUN_S_MIN)
         self._run_s[name] = run_s if known is None else known + RUN_S_WEIGHT * (run_s - known)
 
     # -- who runs what -----------------------------------------------------------------------------------

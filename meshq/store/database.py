@@ -261,7 +261,11 @@ class Database(BaseDatabase):
         return database
 
     async def _connect(self, set_up: Callable[[Connection], None]) -> _Link:
-        connection = await aiosqlite.connect(self._path, timeout=BUSY_S, isolation_level=None)
+        connection = aiosqlite.connect(self._path, timeout=BUSY_S, isolation_level=None)
+        # A process that ends without closing must not hang on this thread; what is not committed is lost either way.
+        thread: Any = getattr(connection, "_thread", connection)  # before 0.22 the connection is the thread
+        thread.daemon = True
+        await connection
         self._links.push_async_callback(connection.close)
         link = _Link(connection)
         await link.hop(set_up)

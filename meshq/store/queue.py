@@ -138,6 +138,16 @@ def get_stamps(conn: Connection, ids: Iterable[str]) -> dict[str, tuple[str, int
 # -- claims ----------------------------------------------------------------------------------------------
 
 
+def _may_be_given(committed: Mapping[str, int], only_epoch: int | None) -> tuple[str, list[Any]]:
+    stamps = [stamp for stamp in committed.items() if stamp[1] > 0]
+    condition = f"({' OR '.join(['(tasks.writer = ? AND tasks.seq <= ?)'] * len(stamps))})"
+    values: list[Any] = [value for stamp in stamps for value in stamp]
+    if only_epoch is None:
+        return condition, values
+    # Whatever was written again or moved since has a higher version.
+    return f"{condition} AND tasks.epoch = ? AND tasks.version = 0", [*values, only_epoch]
+
+
 def claim(
     conn: Connection,
     pen: Pen,
@@ -166,24 +176,18 @@ def claim(
     Returns:
         The tasks, running now, each with its packed `[args, kwargs]`.
     """
-    stamps = [(writer, seq) for writer, seq in committed.items() if seq > 0]
-    if not stamps or not names:
+    if not names or not any(committed.values()):
         return []
-    values: list[Any] = [pen.epoch, now_ms, as_json(names), *(value for stamp in stamps for value in stamp)]
-    conditions = " OR ".join(["(tasks.writer = ? AND tasks.seq <= ?)"] * len(stamps))
-    if only_epoch is not None:
-        # Whatever was written again or moved since has a higher version.
-        conditions = f"({conditions}) AND tasks.epoch = ? AND tasks.version = 0"
-        values.append(only_epoch)
+    condition, values = _may_be_given(committed, only_epoch)
     # One whose large arguments are not here yet waits for the pull that brings them.
     rows = conn.execute(
         f"SELECT coalesce(tasks.payload, payloads.body), {TASK_COLUMNS}"
         " FROM tasks INDEXED BY tasks_pending LEFT JOIN payloads ON payloads.ref = tasks.payload_ref"
         " WHERE tasks.state = 'pending' AND tasks.epoch <= ? AND tasks.not_before_ms <= ?"
-        f" AND tasks.name IN (SELECT value FROM json_each(?)) AND ({conditions})"
+        f" AND tasks.name IN (SELECT value FROM json_each(?)) AND {condition}"
         " AND (tasks.payload_ref IS NULL OR payloads.ref IS NOT NULL)"
         " ORDER BY tasks.priority DESC, tasks.rowid LIMIT ?",
-        (*values, limit),
+        (pen.epoch, now_ms, as_json(names), *values, limit),
     )
     first = read_seq(conn, pen.node) + 1
     taken: list[tuple[Task, bytes]] = []

@@ -174,12 +174,23 @@ def describe(function: Callable[..., Any], name: str | None = None) -> TaskInfo:
     """What is told about a function: its name, the first line of its docstring, its parameters and their types."""
     hints = _hints(function)
     params = []
-    for param in inspect.signature(function).parameters.values():
+    for param in _parameters(function):
         word, choices = _type(hints.get(param.name, Any))
         required = param.default is param.empty and param.kind not in (param.VAR_POSITIONAL, param.VAR_KEYWORD)
         params.append(Param(name=param.name, kind=param.kind.name, required=required, type=word, choices=choices))
     doc = (inspect.getdoc(function) or "").strip().split("\n")[0]
     return TaskInfo(name=name or function.__name__, doc=doc, params=tuple(params))
+
+
+def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(function).parameters.values())
+    except (ValueError, TypeError):
+        # Functions written in C may have no signature; they check their arguments themselves.
+        return [
+            inspect.Parameter("args", inspect.Parameter.VAR_POSITIONAL),
+            inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD),
+        ]
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from meshq.core.requests import (
     HealthQuery,
     Heartbeat,
     Request,
+    ResultsTaken,
     Retry,
     StatsQuery,
     StatusQuery,
@@ -202,7 +203,7 @@ class _Paths:
         if isinstance(message, TasksQuery):
             for task in body["tasks"]:
                 del task["result"]
-        status = 202 if isinstance(answer, Submitted) and answer.queued else 200
+        status = 202 if isinstance(answer, Submitted | ResultsTaken) and answer.queued else 200
         return bodies.answer(request, body, status)
 
 

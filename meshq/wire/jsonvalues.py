@@ -28,6 +28,7 @@ DIGITS_MAX: Final = 1_000_000
 # Below Python's own limit of 4300, beyond which `str` and `int` refuse; beyond it the fast ways below are used.
 _DIGITS_PLAIN: Final = 4000
 _BITS_PLAIN: Final = 13_000
+_FOLD: Final = " fold=1"
 
 
 def to_json(value: Any) -> Any:
@@ -45,7 +46,7 @@ def to_json(value: Any) -> Any:
     if isinstance(value, (bytes, bytearray, memoryview)):
         return {"$bytes": base64.b64encode(value).decode()}
     if isinstance(value, datetime):
-        return {"$datetime": value.isoformat()}
+        return {"$datetime": datetime_text(value)}
     if isinstance(value, date):
         return {"$date": value.isoformat()}
     if isinstance(value, timedelta):
@@ -79,6 +80,21 @@ def _meant(value: Any) -> Any:
             except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
                 raise Malformed(f"{tag} can't hold {json.dumps(content)[:80]}: {error}") from error
     return {key: _meant(item) for key, item in value.items()}
+
+
+def datetime_text(value: datetime) -> str:
+    """ISO 8601; the second of two equal readings of a clock that was put back is marked."""
+    return value.isoformat() + _FOLD * value.fold
+
+
+def datetime_of(text: str) -> datetime:
+    """The datetime that `datetime_text` made this text of, or any in ISO 8601.
+
+    Raises:
+        ValueError, TypeError, AttributeError: It is none.
+    """
+    plain = text.removesuffix(_FOLD)
+    return datetime.fromisoformat(plain).replace(fold=int(plain != text))
 
 
 def dumps(value: Any) -> str:
@@ -147,7 +163,7 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "$bytes": _read_bytes,
     "$set": lambda content: set(_items(content)),
     "$frozenset": lambda content: frozenset(_items(content)),
-    "$datetime": lambda content: datetime.fromisoformat(content),
+    "$datetime": datetime_of,
     "$date": lambda content: date.fromisoformat(content),
     "$timedelta": lambda content: timedelta(*content),
     "$float": _read_float,

@@ -12,7 +12,6 @@ import stat
 from pathlib import Path
 from typing import Final
 
-import platformdirs
 from aiohttp import web
 
 from meshq.errors import ConfigError, Conflict
@@ -30,16 +29,31 @@ _MODE_MASK: Final = 0o177
 def socket_path(data_dir: Path) -> Path:
     """The Unix socket of the daemon that has this data directory; the same for the daemon and for whoever calls it.
 
-    It is in the data directory, unless its path there is too long: then in the user's runtime directory, or in
-    /tmp where that is too long as well.
+    It is in the data directory, unless its path there is too long: then in the user's runtime directory, or in /tmp
+    where there is none. The environments of the two may differ (a service has no `XDG_RUNTIME_DIR`), so a socket that
+    is there already is found in all of these places.
     """
     whole = data_dir.expanduser().resolve()
     path = whole / SOCKET_NAME
     if _short_enough(path):
         return path
     name = hashlib.sha256(os.fsencode(whole)).hexdigest()[:16] + ".sock"
-    path = platformdirs.user_runtime_path("meshq", appauthor=False) / name
-    return path if _short_enough(path) else Path(f"/tmp/meshq-{os.getuid()}") / name
+    paths = [folder / name for folder in _runtime_folders() if _short_enough(folder / name)]
+    return next(filter(_is_mine, paths), paths[0])
+
+
+def _runtime_folders() -> list[Path]:
+    uid = os.getuid()
+    roots = [Path(root) for root in (os.environ.get("XDG_RUNTIME_DIR"), f"/run/user/{uid}") if root]
+    usable = [root / "meshq" for root in roots if root.is_absolute() and os.access(root, os.W_OK | os.X_OK)]
+    return [*usable, Path(f"/tmp/meshq-{uid}")]
+
+
+def _is_mine(path: Path) -> bool:
+    try:
+        return path.is_socket() and path.parent.stat().st_uid == os.getuid()
+    except OSError:
+        return False
 
 
 class Server:
@@ -144,7 +158,8 @@ def _socket_for_all(port: int) -> socket.socket:
 def _unix_socket(path: Path) -> socket.socket:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     owner = path.parent.stat().st_uid
-    if owner not in (os.getuid(), 0):
+    if path.name != SOCKET_NAME and owner != os.getuid():
+        # Not in the data directory: whoever owns the directory could put a socket of theirs in its place.
         raise Conflict(f"{path.parent} belongs to another user (uid {owner}); no socket is made there")
     _remove_stale(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

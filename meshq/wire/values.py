@@ -7,7 +7,7 @@ library reads them. The rest uses extension types:
 |---|---|---|
 | 1, 2, 3 | first item of an array: the array is a tuple, a set, a frozenset | empty |
 | 4 | an integer beyond 64 bits | big-endian two's complement |
-| 5, 6 | datetime, date | ISO 8601 |
+| 5, 6 | datetime, date | ISO 8601; a datetime's `fold=1` after a space |
 | 7 | timedelta | `days seconds microseconds` in decimal |
 | -1 | msgpack's timestamp, read only: an aware datetime in UTC | |
 
@@ -24,7 +24,7 @@ from typing import Any, Final
 import msgpack
 
 from meshq.errors import Malformed, MeshqError
-from meshq.wire.jsonvalues import dumps, from_json, loads, to_json
+from meshq.wire.jsonvalues import datetime_of, datetime_text, dumps, from_json, loads, to_json
 
 __all__ = [
     "ALLOWED", "DEPTH_MAX", "Unencodable", "dumps", "from_json", "loads", "pack", "pack_arguments", "to_json",
@@ -169,7 +169,7 @@ def _packed(value: Any) -> Any:
     if kind is int:
         return msgpack.ExtType(_INT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
     if kind is datetime:
-        return msgpack.ExtType(_DATETIME, value.isoformat().encode())
+        return msgpack.ExtType(_DATETIME, datetime_text(value).encode())
     if kind is date:
         return msgpack.ExtType(_DATE, value.isoformat().encode())
     if kind is timedelta:
@@ -191,7 +191,7 @@ def _unpacked(code: int, data: bytes) -> Any:
     if code == _INT:
         return int.from_bytes(data, "big", signed=True)
     if code == _DATETIME:
-        return datetime.fromisoformat(data.decode())
+        return datetime_of(data.decode())
     if code == _DATE:
         return date.fromisoformat(data.decode())
     if code == _TIMEDELTA:

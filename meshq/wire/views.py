@@ -24,7 +24,7 @@ def plain(answer: Any) -> dict[str, Any]:
             return {"tasks": [task(view) for view in answer.tasks], "next": answer.next}
         case Got():
             return {"epoch": answer.epoch, "jobs": [job(run) for run in answer.jobs]}
-    fields: dict[str, Any] = msgspec.to_builtins(answer)
+    fields: dict[str, Any] = _listed(msgspec.to_builtins(answer))
     return fields
 
 
@@ -49,6 +49,13 @@ def job(run: Job) -> dict[str, Any]:
         "id": run.id, "name": run.name, "epoch": run.epoch, "attempt": run.attempt, "args": args, "kwargs": kwargs,
         "timeout_s": run.timeout_s,
     }  # fmt: skip
+
+
+def _listed(fields: Any) -> Any:
+    """Lists for the tuples of a message: those have a type of their own on the wire, which is for users' values."""
+    if isinstance(fields, dict):
+        return {name: _listed(value) for name, value in fields.items()}
+    return [_listed(item) for item in fields] if isinstance(fields, (tuple, list)) else fields
 
 
 def _unpacked(data: bytes | None, what: str, task_id: str) -> Any:

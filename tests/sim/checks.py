@@ -92,15 +92,9 @@ class Checker:
                 if seq <= vector.get(writer, 0) and (here is None or here < key):
                     self.fail(f"{machine.name} claims {writer[-4:]}:{seq} of task {task[-8:]}, but has {here}")
 
-    def is_one_cluster(self) -> bool:
-        """Whether every machine is a replica of one cluster, and knows it."""
-        nodes = [machine.running for machine in self.world.machines.values()]
-        rosters = {node.replicator.roster.members for node in nodes if node is not None}
-        return None not in nodes and rosters == {tuple(sorted(self.world.nodes))}
-
     def is_settled(self) -> bool:
         """Whether all is finished, everywhere the same, and every machine a replica."""
-        if not self.is_one_cluster() or len(self.world.leaders()) != 1:
+        if not self.world.is_one_cluster() or len(self.world.leaders()) != 1:
             return False
         tables = [
             machine.disk.rows(f"SELECT id, state, {KEY} FROM tasks ORDER BY id")

@@ -6,14 +6,15 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Collection, Sequence
 
-from meshq.core.requests import Job, Outcome, TaskInfo
+from meshq.core.requests import Job, Outcome, Param, TaskInfo
 from meshq.store.database import Connection
 from meshq.store.inline import InlineDatabase, memory_connection
 from meshq.store.schema import OUTBOX, PROMISE, QUEUE
 from meshq.wire import values
 
 WALL_START_MS = 1_790_000_000_000
-TASKS = (TaskInfo(name="work"), TaskInfo(name="fail"), TaskInfo(name="crash"))
+ANYTHING = (Param(name="args", kind="VAR_POSITIONAL", required=False),)
+TASKS = tuple(TaskInfo(name=name, params=ANYTHING) for name in ("work", "fail", "crash"))
 
 
 class SimClock:
@@ -112,9 +113,7 @@ class SimPool:
         outcome = Outcome(task=job.id, epoch=job.epoch, attempt=job.attempt, kind="done", run_s=0.1)
         if job.name == "work":
             result = values.pack(f"{job.id[-4:]} by {self._who}, epoch {job.epoch}, attempt {job.attempt}")
-            outcome = Outcome(
-                task=job.id, epoch=job.epoch, attempt=job.attempt, kind="done", result=result, run_s=0.1
-            )
+            outcome = Outcome(task=job.id, epoch=job.epoch, attempt=job.attempt, kind="done", result=result, run_s=0.1)
         else:
             kind = "failed" if job.name == "fail" else "crashed"
             outcome = Outcome(task=job.id, epoch=job.epoch, attempt=job.attempt, kind=kind, error=error)
@@ -157,7 +156,5 @@ class SimPool:
             await asyncio.sleep(0.05)
         left = [job for job, _ in self._running.values()]
         self.kill([job.id for job in left])
-        self._outcomes += [
-            Outcome(task=job.id, epoch=job.epoch, attempt=job.attempt, kind="released") for job in left
-        ]
+        self._outcomes += [Outcome(task=job.id, epoch=job.epoch, attempt=job.attempt, kind="released") for job in left]
         self._some.set()

@@ -97,9 +97,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self._afterlife = False
         self.set_task_factory(self._make_task)
 
-    def _make_task(
-        self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any
-    ) -> asyncio.Task[Any]:
+    def _make_task(self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
         task = CountedTask(coro, loop=loop, **options)
         self.tasks.append(task)
         return task

@@ -58,7 +58,7 @@ async def _live(world: SimWorld, checker: Checker) -> None:
     looking = asyncio.create_task(_look(checker))
     clients = [asyncio.create_task(_client(world, checker, index)) for index in range(3)]
     # Nodes that a cut keeps from each other at their first start found two clusters; that is another story.
-    await world.until("one cluster of all", checker.is_one_cluster, FOUND_S)
+    await world.until("one cluster of all", world.is_one_cluster, FOUND_S)
     deadline = world.loop.time() + TROUBLE_S
     while world.loop.time() < deadline and not world.failures:
         await asyncio.sleep(world.rng.expovariate(1 / 2.5))

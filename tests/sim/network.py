@@ -134,26 +134,28 @@ class SimTransport:
             answer = await host.handler.answer(self._node, message)
         except MeshqError as error:
             answer = Refused(code=error.code, message=error.message, retryable=error.retryable)
-        self._back(host, answer, parts, lambda decoded: decoded)
+        self._back(host, answer, parts, None)
 
     async def _answer_all(self, host: Host, message: Any, parts: asyncio.Queue[Any]) -> None:
         number = 0
         try:
             async for part in host.handler.stream(self._node, message):
-                self._back(host, part, parts, lambda decoded, number=number: (number, decoded))
+                self._back(host, part, parts, number)
                 number += 1
                 await asyncio.sleep(0.0005)
         except MeshqError as error:
             refused = Refused(code=error.code, message=error.message, retryable=error.retryable)
-            self._back(host, refused, parts, lambda decoded, number=number: (number, decoded))
+            self._back(host, refused, parts, number)
             return
-        self._back(host, None, parts, lambda decoded, number=number: (number, decoded))
+        self._back(host, None, parts, number)
 
-    def _back(self, host: Host, answer: Any, parts: asyncio.Queue[Any], wrap: Callable[[Any], Any]) -> None:
+    def _back(self, host: Host, answer: Any, parts: asyncio.Queue[Any], number: int | None) -> None:
+        """Sends an answer, or with a number one of its parts; None is the end of the parts."""
         data = None if answer is None else codec.encode(answer)
 
         def deliver() -> None:
-            parts.put_nowait(wrap(None if data is None else codec.decode(data)))
+            decoded = None if data is None else codec.decode(data)
+            parts.put_nowait(decoded if number is None else (number, decoded))
 
         self._network.send(host.node, self._node, answer, deliver, self._process)
 

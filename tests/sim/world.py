@@ -20,7 +20,6 @@ from tests.sim.loop import Process, VirtualLoop
 from tests.sim.network import Host, Network, SimTransport
 
 T = TypeVar("T")
-SLOTS = 2
 DISK_S = (0.0002, 0.002)
 
 
@@ -55,14 +54,16 @@ class SimWorld:
         seed: Everything that is left to chance follows from it.
         count: How many machines.
         config: Their settings.
+        slots: How many tasks run on each at once.
     """
 
-    def __init__(self, seed: int, count: int = 3, config: Config | None = None) -> None:
+    def __init__(self, seed: int, count: int = 3, config: Config | None = None, slots: int = 2) -> None:
         self.seed = seed
         self.rng = random.Random(seed)
         self.loop = VirtualLoop()
         self.network = Network(self.loop, random.Random(self.rng.random()))
         self.story: list[str] = []
+        self.slots = slots
         self.runs: list[tuple[str, str, int]] = []
         self.failures: list[str] = []
         self.ended_s = 0.0
@@ -98,7 +99,8 @@ class SimWorld:
         queue, promise, outbox = machine.disk.open(delay)
         clock = SimClock(self.loop, rng)
         boot = uuid7(clock.wall_ms(), rng.getrandbits(74))
-        pool = machine.pool = SimPool(self.loop, rng, SLOTS, f"{machine.name}.{machine.starts}", self._ran(machine))
+        who = f"{machine.name}.{machine.starts}"
+        pool = machine.pool = SimPool(self.loop, rng, self.slots, who, self._ran(machine))
         announced = asyncio.Event()
         announced.set()
         world = World(
@@ -150,6 +152,24 @@ class SimWorld:
                 found.append(node)
         return found
 
+    def is_one_cluster(self) -> bool:
+        """Whether every machine is a replica of one cluster, and knows it."""
+        nodes = [machine.running for machine in self.machines.values()]
+        rosters = {node.replicator.roster.members for node in nodes if node is not None}
+        return None not in nodes and rosters == {tuple(sorted(self.nodes))}
+
+    def reigns(self, node: str) -> bool:
+        """Whether this machine leads and its first write is committed."""
+        running = self.machines[node].running
+        return running is not None and running.leadership.reign is not None and node in self.leaders()
+
+    async def form(self) -> None:
+        """Starts all machines and waits until they are one cluster that works; the lowest id leads."""
+        for node in self.nodes:
+            self.start(node)
+        await self.until("one cluster of all", self.is_one_cluster)
+        await self.until("the lowest id leads", lambda: self.reigns(self.nodes[0]))
+
     # -- clients -----------------------------------------------------------------------------------------
 
     def at(self, node: str, work: Callable[[Node], Awaitable[T]]) -> asyncio.Task[T | None]:
@@ -176,8 +196,8 @@ class SimWorld:
     def spec(self, name: str = "work", **options: Any) -> TaskSpec:
         """A new task."""
         wall_ms = WALL_START_MS + int(self.loop.time() * 1000)
-        payload = values.pack([[], {}])
-        return TaskSpec(id=uuid7(wall_ms, self.rng.getrandbits(74)), name=name, payload=payload, **options)
+        options.setdefault("payload", values.pack([[], {}]))
+        return TaskSpec(id=uuid7(wall_ms, self.rng.getrandbits(74)), name=name, **options)
 
     async def submit(self, node: str, *specs: TaskSpec) -> Submitted | None:
         """What a client on this machine is told; None if it is told an error."""
@@ -207,7 +227,8 @@ class SimWorld:
         deadline = self.loop.time() + within_s
         while not holds():
             if self.loop.time() > deadline:
-                raise AssertionError(f"seed {self.seed}: not within {within_s} s: {what}\n" + "\n".join(self.story[-60:]))
+                story = "\n".join(self.story[-60:])
+                raise AssertionError(f"seed {self.seed}: not within {within_s} s: {what}\n{story}")
             await asyncio.sleep(0.05)
 
     def _close(self) -> None:

@@ -47,6 +47,7 @@ class Twin:
         )
         self.body_bytes_max = 16 << 20
         self.on_stop: Callable[[], object] = lambda: None
+        self.asked_to_wait = threading.Event()
         self._changed = asyncio.Event()
         self._loop = asyncio.new_event_loop()
 
@@ -155,6 +156,8 @@ class Twin:
         self._changed = asyncio.Event()
 
     async def _until(self, done: Callable[[], bool], wait_s: float) -> None:
+        if wait_s and not done():
+            self.asked_to_wait.set()
         try:
             async with asyncio.timeout(wait_s):
                 while not done():

@@ -192,8 +192,7 @@ async def test_a_result_wakes_whoever_waits(tmp_path: Path, twin: Twin) -> None:
     async with AsyncClient(tmp_path) as client:
         handle = await client.submit("hold")
         waiting = asyncio.ensure_future(handle.result())
-        while not any(isinstance(request, ask.TaskQuery) for request in twin.requests):
-            await asyncio.sleep(0.01)
+        assert await asyncio.to_thread(twin.asked_to_wait.wait, 10)
         twin.finish(handle.id, 42)
         assert await asyncio.wait_for(waiting, 5) == 42
     assert sum(isinstance(request, ask.TaskQuery) for request in twin.requests) == 1

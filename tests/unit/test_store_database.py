@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing
@@ -250,6 +251,26 @@ async def test_aiosqlite_runs_a_plain_function_in_order_on_the_connections_threa
     assert order == [0, 1, 2, 3, 4]
     await asyncio.gather(*jobs, return_exceptions=True)
     await connection.close()
+
+
+async def test_a_process_that_ends_without_closing_does_not_hang(tmp_path: Path) -> None:
+    code = """
+import asyncio, sys
+from pathlib import Path
+from meshq.store.database import Database
+kept = []
+async def main():
+    kept.append(await Database.open(Path(sys.argv[1])))
+    raise SystemExit(7)
+asyncio.run(main())
+"""
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, str(tmp_path / "queue.db"))
+    try:
+        assert await asyncio.wait_for(process.wait(), 30) == 7
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 # -- files that can't be used ----------------------------------------------------------------------------

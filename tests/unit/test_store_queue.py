@@ -78,6 +78,7 @@ def test_a_key_belongs_to_the_lowest_id_that_has_it(conn: Connection) -> None:
     assert submit(conn, spec("1", key="k"), spec("2", key="other"), spec("4", key="other")).ids == ("3", "2", "2")
     assert queue.get(conn, "1") is None
     assert queue.get(conn, "4") is None
+    assert submit(conn, spec("1", key="k")) == queue.SubmitDone(("3",), 2), "acknowledged with the commit of the other"
 
 
 def test_the_key_of_a_purged_task_is_free(conn: Connection) -> None:
@@ -94,8 +95,9 @@ def test_large_arguments_are_a_row_of_their_own(conn: Connection) -> None:
 
 def test_large_arguments_left_by_a_pull_that_broke_off_are_no_obstacle(conn: Connection) -> None:
     feed.write_payload(conn, PEN, "1/args", b"x" * 11)
-    submit(conn, spec("1", payload=b"x" * 11), inline=10)
-    assert claim_rows(conn)[0][1] == b"x" * 11
+    feed.restamp(conn, replace(PEN, epoch=2), first=True)
+    submit(conn, spec("1", payload=b"x" * 11), pen=replace(PEN, epoch=2), inline=10)
+    assert claim_rows(conn, pen=replace(PEN, epoch=2))[0][1] == b"x" * 11
 
 
 # -- claims ----------------------------------------------------------------------------------------------

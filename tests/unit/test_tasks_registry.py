@@ -124,6 +124,13 @@ def test_an_annotation_that_means_nothing_at_run_time_is_any_and_spoils_no_other
     assert [param.type for param in describe(defined(source, "odd")).params] == ["any", "int"]
 
 
+def test_a_function_without_a_signature_takes_anything() -> None:
+    assert [(param.kind, param.type) for param in describe(min).params] == [
+        ("VAR_POSITIONAL", "any"),
+        ("VAR_KEYWORD", "any"),
+    ]
+
+
 def test_load_a_file_that_imports_its_neighbour(tmp_path: Path) -> None:
     (tmp_path / "registry_neighbour.py").write_text("NUMBER = 7\n")
     file = tmp_path / "registry_loaded.py"

@@ -1,0 +1,34 @@
+"""The nemesis: a hundred seeded worlds of the real node code, and the proof that a seed is the same run each time."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+SEEDS = "0:100"
+
+
+def sim(*options: str) -> subprocess.CompletedProcess[str]:
+    """Runs `python -m tests.sim`, which fixes the hash seed for itself."""
+    command = [sys.executable, "-m", "tests.sim", *options]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+
+
+def test_a_hundred_seeds_keep_every_promise() -> None:
+    ran = sim("--seeds", SEEDS)
+    print(ran.stdout.splitlines()[-1])
+    assert ran.returncode == 0, ran.stdout
+    lines = [line for line in ran.stdout.splitlines() if line.startswith("seed ")]
+    assert len(lines) == 100
+    # A nemesis that kept the clients from everything would prove nothing.
+    assert sum(int(line.split(" tasks acknowledged")[0].split()[-1]) for line in lines) > 2_000
+
+
+def test_a_seed_is_the_same_run_each_time() -> None:
+    first, second = sim("--seeds", "3"), sim("--seeds", "3")
+    assert _without_real_time(first.stdout) == _without_real_time(second.stdout)
+    assert len(first.stdout.splitlines()) > 10
+
+
+def _without_real_time(text: str) -> list[str]:
+    return [line.split(" in ")[0] + line.partition(" s, ")[2] for line in text.splitlines()]
