@@ -11,7 +11,7 @@ from importlib import import_module
 import click
 
 import meshq
-from meshq.errors import MeshqError, NoDaemon, TaskFailed, WaitTimeout
+from meshq.errors import ConfigError, MeshqError, NoDaemon, TaskFailed, WaitTimeout
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -117,6 +117,13 @@ def run(argv: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
+    except ConfigError as error:
+        # The one error that may go on for more than a line: a module that can't be loaded shows its traceback.
+        first, *rest = error.message.splitlines()
+        complain(first)
+        for line in rest:
+            click.echo(line, err=True)
+        return exit_code(error)
     except MeshqError as error:
         complain(error.message)
         return exit_code(error)

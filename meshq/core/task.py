@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
+from typing import Any
 
 from meshq.errors import InvariantBroken
 
@@ -107,12 +108,11 @@ def progress_key(task: Task) -> tuple[int, int, int, int, str, int]:
     return (task.rank, task.majority, task.epoch, task.version, task.writer, task.seq)
 
 
-def _moved(task: Task, move: Move, **changes: object) -> Task:
+def _moved(task: Task, move: Move, **changes: Any) -> Task:
     state = TRANSITIONS.get((State(task.state), move))
     if state is None:
         raise InvariantBroken(f"task {task.id} is {task.state}: {move} is no move from there")
-    changed = replace(task, state=state.value, rank=RANK[state], version=task.version + 1)
-    return replace(changed, **changes)  # type: ignore[arg-type]
+    return replace(task, state=state.value, rank=RANK[state], version=task.version + 1, **changes)
 
 
 def claimed(task: Task, worker: str, now_ms: int) -> Task:

@@ -22,6 +22,7 @@ from meshq.discovery.finder import Events, Finder
 from meshq.errors import DiskFull, MeshqError, Stopping, StoreError
 from meshq.node import journal, logs
 from meshq.node.clock import SystemClock
+from meshq.node.counters import Counters
 from meshq.node.node import Node, World
 from meshq.store import identity, lock
 from meshq.store.database import Database
@@ -55,6 +56,7 @@ class Daemon:
         self.ready = asyncio.Event()
         self.failure: MeshqError | None = None
         self._boot = ""
+        self._counters = Counters()
         self._announced = asyncio.Event()
         self._finder: Finder | None = None
         self._links: Links | None = None
@@ -85,13 +87,16 @@ class Daemon:
                 journal.warn("outbox_damaged", f"the outbox was damaged; it is kept as {damaged}", path=str(damaged))
             pool = ChildPool(
                 self.config.slots_used, self.config.tasks, result_bytes_max=self.config.result_bytes_max,
-                primes_max_limit=self.config.primes_max_limit,
+                primes_max_limit=self.config.primes_max_limit, on_event=self._counters.add,
             )  # fmt: skip
-            async with asyncio.TaskGroup() as tasks:
-                running = tasks.create_task(pool.run())
-                infos = await pool.start()
-                await self._live(me, boot, name, database, promises, outbox, pool, infos)
-                running.cancel()
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    running = tasks.create_task(pool.run())
+                    infos = await pool.start()
+                    await self._live(me, boot, name, database, promises, outbox, pool, infos)
+                    running.cancel()
+            except BaseExceptionGroup as group:
+                raise _cause(group) from None
         if self.failure is not None:
             raise self.failure
 
@@ -113,6 +118,7 @@ class Daemon:
         world = World(
             clock=self.clock, transport=links, database=database, promises=promises, outbox=outbox, pool=pool,
             tasks=infos, announced=self._announced, told=self._told, addresses=self._addresses, pid=os.getpid(),
+            counters=self._counters,
         )  # fmt: skip
         node = handler.node = Node(me, boot, name, config, world, self.stop_asked.set)
         await node.load()
@@ -263,15 +269,13 @@ def run_daemon(config: Config, data_dir: Path) -> int:
     """
     logs.set_up(config.log_format)
     seeds.parse_all(config.seeds)
-    try:
-        asyncio.run(serve(Daemon(config, data_dir.expanduser())))
-    except* MeshqError as group:
-        raise _first(group) from None
+    asyncio.run(serve(Daemon(config, data_dir.expanduser())))
     return 0
 
 
-def _first(group: BaseExceptionGroup[MeshqError]) -> MeshqError:
+def _cause(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The one error of meshq's own that ended all tasks; the group itself where it is anything else."""
     found: BaseException = group
-    while isinstance(found, BaseExceptionGroup):
+    while isinstance(found, BaseExceptionGroup) and len(found.exceptions) == 1:
         found = found.exceptions[0]
-    return found if isinstance(found, MeshqError) else MeshqError(str(found))
+    return found if isinstance(found, MeshqError) else group

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from meshq import __version__
@@ -64,6 +64,7 @@ class World:
         told: Where addresses go that other nodes told.
         addresses: Where this node can be reached, as of now.
         pid: This process.
+        counters: Where everything is counted that was refused, dropped or went wrong.
     """
 
     clock: Clock
@@ -77,6 +78,7 @@ class World:
     told: Callable[[str, tuple[str, ...]], None]
     addresses: Callable[[], tuple[str, ...]]
     pid: int
+    counters: Counters = field(default_factory=Counters)
 
 
 class _Work:
@@ -112,7 +114,7 @@ class Node:
     ) -> None:
         self.me, self.boot, self.name = me, boot, name
         self.config = config
-        self.counters = Counters()
+        self.counters = world.counters
         self._world = world
         self._on_stop = on_stop
         self._stopping = False

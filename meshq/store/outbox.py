@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 Entry = tuple[int, int, str, T]  # number, wall clock, boot, what it holds
 
+READ_BYTES_MAX = 8 << 20
 _RESULT, _SUBMIT = "result", "submit"
 _DECODERS: dict[str, msgspec.msgpack.Decoder[Any]] = {
     _RESULT: msgspec.msgpack.Decoder(Outcome),
@@ -157,9 +158,15 @@ class Outbox:
         await self._database.write(lambda conn: conn.executemany(sql, rows).close())
 
     async def _entries(self, kind: str, limit: int) -> list[Entry[Any]]:
-        sql = "SELECT entry, put_ms, boot, body FROM entries WHERE kind = ? ORDER BY entry LIMIT ?"
+        # Results may be large, so that a number of them alone bounds nothing.
+        sql = (
+            "SELECT entry, put_ms, boot, body FROM (SELECT *, sum(length(body)) OVER (ORDER BY entry) AS bytes FROM"
+            " (SELECT * FROM entries WHERE kind = ? ORDER BY entry LIMIT ?))"
+            " WHERE bytes - length(body) < ? ORDER BY entry"
+        )
+        values = (kind, limit, READ_BYTES_MAX)
         while True:
-            rows = await self._database.read(lambda conn: conn.execute(sql, (kind, limit)).fetchall())
+            rows = await self._database.read(lambda conn: conn.execute(sql, values).fetchall())
             good, bad = _decoded(kind, rows)
             if not bad:
                 return good

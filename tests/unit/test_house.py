@@ -36,20 +36,24 @@ SILENCED = {
 }
 # Handlers of `Exception` that do not raise it again. All log it, or hand it to whom it belongs.
 BROAD_HANDLERS = {
-    "meshq/store/database.py:_run": "whatever it is, it belongs to the caller of write(), on the other thread",
-    "meshq/tasks/registry.py:load": "a user's module may raise anything at its import",
+    "meshq/store/database.py:attempt": "whatever it is, it belongs to the caller of write(), on the other thread",
+    "meshq/tasks/registry.py:load": "a user's module may raise anything when it is imported",
     "meshq/tasks/registry.py:_hints": "a user's annotation may raise anything when it is evaluated",
-    "meshq/wire/connection.py:_answer": "the edge of a peer's request",
-    "meshq/wire/connection.py:_stream": "the edge of a peer's request",
+    "meshq/wire/connection.py:_answered": "the edge of a peer's request",
+    "meshq/wire/connection.py:_serve_stream": "the edge of a peer's request",
     "meshq/wire/http.py:guarded": "the edge of a client's request",
-    "meshq/wire/link.py:_guarded": "the edge of a background task: one bad peer must not end the daemon",
+    "meshq/wire/link.py:_guarded": "the edge of a background task: one bad peer must not take all links with it",
     "meshq/worker/child.py:_run": "the edge of a task: whatever it raises is how it ended",
-    "meshq/worker/child.py:_load": "the edge of the child: a user's module may raise anything",
+    "meshq/worker/child.py:_packed": "a user's object may raise anything when it is looked at",
+    "meshq/worker/child.py:_failure": "a user's error may raise anything when its traceback is shown",
+    "meshq/worker/child.py:_message": "a user's error may raise anything when its text is shown",
 }
 # Tasks that no TaskGroup owns.
 LOOSE_TASKS = {
-    "meshq/node/embedded.py": "the node must stop in stages after its user was cancelled, and a group would cancel it, too",
+    "meshq/node/embedded.py": "it must stop in stages after its user was cancelled; a group would cancel it",
 }
+# Bases that a class does not have its methods' meaning from.
+OWN_BASES = {"Protocol", "Struct", "StrEnum", "Generic", "NamedTuple"}
 # Modules that read the time or make chance, beside the clock.
 TIME_AND_CHANCE = {
     "meshq/node/clock.py": "the one that the design names",
@@ -153,7 +157,7 @@ def _loose_tasks(tree: ast.Module) -> list[int]:
         for call in calls
         if isinstance(call.func, ast.Attribute)
         and (
-            call.func.attr in ("ensure_future", "run_coroutine_threadsafe_task")
+            call.func.attr == "ensure_future"
             or (call.func.attr == "create_task" and _last_name(call.func.value) not in groups)
         )
     ]
@@ -179,8 +183,8 @@ def _last_name(node: ast.expr) -> str:
     match node:
         case ast.Name(id=name) | ast.Attribute(attr=name):
             return name
-        case ast.Call(func=function):
-            return _last_name(function)
+        case ast.Call(func=inner) | ast.Subscript(value=inner):
+            return _last_name(inner)
     return ast.unparse(node)
 
 
@@ -224,7 +228,7 @@ def _without_docstring(tree: ast.Module) -> Iterator[str]:
         if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and not node.name.startswith("_"):
             if not ast.get_docstring(node) and not _is_overload(node):
                 yield node.name
-            if isinstance(node, ast.ClassDef) and not node.bases:
+            if isinstance(node, ast.ClassDef) and {_last_name(base) for base in node.bases} <= OWN_BASES:
                 methods = [each for each in node.body if isinstance(each, (ast.FunctionDef, ast.AsyncFunctionDef))]
                 yield from (
                     f"{node.name}.{method.name}"

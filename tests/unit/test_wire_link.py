@@ -14,17 +14,19 @@ from typing import Any
 import aiohttp
 import msgspec
 import pytest
-from aiohttp import web
 
 from meshq.core import limits
-from meshq.errors import Malformed, Stopping, TooLarge
+from meshq.errors import Malformed, TooLarge
 from meshq.wire import codec, handshake
 from meshq.wire.connection import Kind
 from meshq.wire.handshake import Identity
+from meshq.wire.http import build_app
 from meshq.wire.link import Links
 from meshq.wire.security import cluster_hash
+from meshq.wire.server import Server
 from tests.unit import transport_contract as contract
 from tests.unit.transport_contract import RENEW, A, B, Script, until
+from tests.unit.wire_service import DictService
 
 BOOT_1, BOOT_2 = "1" * 32, "2" * 32
 
@@ -63,21 +65,18 @@ class Node:
         self.address = ""
 
     async def __aenter__(self) -> Node:
-        app = web.Application()
-        app.router.add_get("/peer", self._peer)
-        self._server = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
-        await self._server.setup()
-        site = web.TCPSite(self._server, "127.0.0.1", 0)
-        await site.start()
-        port = self._server.addresses[0][1]
-        self.address = f"127.0.0.1:{port}"
         self.links = Links(
-            replace(self.me, port=port),
+            self.me,
             self.handler,
             lambda node, up: self.changes.append((node, up)),
             LoopClock(),
             lambda boot, address: self.clones.append((boot, address)),
         )
+        app = build_app(DictService(), self.links, new_id=lambda: A, wall_ms=lambda: 0, body_bytes_max=1000)
+        self.server = Server(app, host="127.0.0.1", port=0, unix_path=None, grace_s=0.5)
+        await self.server.start()
+        self.links.listens_at(self.server.port)
+        self.address = f"127.0.0.1:{self.server.port}"
         self._group = asyncio.TaskGroup()
         await self._group.__aenter__()
         self._run = self._group.create_task(self.links.run())
@@ -88,13 +87,7 @@ class Node:
         with contextlib.suppress(asyncio.CancelledError):
             await self._run
         await self._group.__aexit__(None, None, None)
-        await self._server.cleanup()
-
-    async def _peer(self, request: web.Request) -> web.StreamResponse:
-        try:
-            return await self.links.accept(request)
-        except (Malformed, Stopping) as error:
-            return web.Response(status=error.status, text=error.message)
+        await self.server.close()
 
 
 class RealPair:
@@ -316,6 +309,13 @@ async def test_a_silent_peer_is_lost_within_seconds() -> None:
 def test_addresses_are_read_and_written(address: str, parts: tuple[str, int]) -> None:
     assert handshake.split_address(address) == parts
     assert handshake.join_address(*parts) == address
+
+
+async def test_a_server_that_closes_ends_its_links() -> None:
+    async with Node(A) as a, Node(B) as b:
+        await connect(a, b)
+        await b.server.close()
+        await until(lambda: not a.links.connected() and not b.links.connected(), "both have noticed")
 
 
 def test_an_ipv4_address_inside_ipv6_is_written_plain() -> None:
