@@ -12,7 +12,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -141,7 +141,8 @@ def _checked(values: dict[str, Any], sources: dict[str, str]) -> Config:
         try:
             msgspec.convert({key: value}, Config, strict=not sources[key].startswith(ENV_PREFIX))
         except msgspec.ValidationError as error:
-            text = str(error).split(" - at ")[0].rstrip(".")
+            choices = get_args(get_type_hints(Config)[key]) if "enum" in str(error) else ()
+            text = f"must be {' or '.join(choices)}" if choices else str(error).split(" - at ")[0].rstrip(".")
             raise ConfigError(f"{sources[key]}: {key} = {value!r}: {text[:1].lower()}{text[1:]}") from error
     config = msgspec.convert(values, Config, strict=False)
     if config.heartbeat_s * 2 > config.lease_s * config.lease_margin:

@@ -39,10 +39,9 @@ from meshq.core.events import (
 )
 from meshq.core.membership import Roster, newest
 from meshq.core.messages import Done, Handover, Refused, Renew, RenewAnswer, Vote, VoteAnswer
+from meshq.core.standing import NEVER, Standing
 from meshq.core.voter import Voter
 
-NEVER = float("inf")
-PENALTY_MAX = 4
 VOTE_WAIT_STEPS = 3
 
 
@@ -67,15 +66,14 @@ class Lease:
         self.role = Role.FOLLOWER
         self.epoch = 0  # the one that this node stands for or leads
         self.leader: str | None = None
+        self.standing = Standing(me, timing, self.voter.quiet_until, jitter)
         self._timing = timing
-        self._jitter = jitter
-        self._wait_from = self.voter.quiet_until
-        self._wait_extra = jitter() * timing.stand_step_s / 2
-        self._penalty = 0
-        self._answered: dict[str, float] = {}
+        self._seen = 0  # the highest epoch that anybody answered with
+        self._asked_at = NEVER
         self._phase_until = NEVER
+        self._votes_until = NEVER
         self._next_due = NEVER
-        self._yes: dict[str, int] = {}
+        self._yes: set[str] = set()
         self._asked: set[str] = set()
         self._acks: dict[str, float] = {}
         self._gathered: set[str] = set()
@@ -97,27 +95,23 @@ class Lease:
         held = quorum.held_by_majority(acks, len(self.roster.members))
         return held + self._timing.lease_s * self._timing.margin
 
+    def _hold_until(self) -> float:
+        """The instant at which it gives up; while it gathers, voters that it asked late have their time to answer."""
+        return max(self.lease_until(), self._votes_until) if self.role is Role.GATHERING else self.lease_until()
+
     def known_leader(self, now: float) -> str | None:
         """Who leads, as far as this node knows at this instant."""
         if self.role is Role.LEADER:
             return self.me if self.leads(now) else None
         return self.leader if now < self.voter.until else None
 
-    def heard_at(self, node: str) -> float | None:
-        """When the node last answered anything; None if it never did."""
-        return self._answered.get(node)
-
-    def alive(self, node: str, now: float) -> bool:
-        """Whether the node answered lately."""
-        return now - self._answered.get(node, -NEVER) < self._timing.alive_s
-
     def deadline(self, now: float) -> float:
         """The instant at which `Tick` is due."""
         if self.role is Role.FOLLOWER:
             lost_at = self.voter.until if self.leader is not None else NEVER
-            return min(self._stand_at(now), lost_at)
+            return min(self.standing.due_at(self.roster.members, now), lost_at)
         if self.role in HOLDING:
-            return min(self._next_due, self.lease_until(), self._phase_until)
+            return min(self._next_due, self._hold_until(), self._phase_until)
         return min(self._next_due, self._phase_until)
 
     # -- the machine -------------------------------------------------------------------------------------
@@ -131,19 +125,21 @@ class Lease:
             case Received():
                 return self._on_request(event.sender, event.message, now)
             case Answered():
-                self._answered[event.sender] = now
+                self.standing.answered(event.sender, now)
+                self._seen = max(self._seen, event.answer.epoch)
                 return self._on_answer(event, now)
             case Heard(sender):
-                self._answered[sender] = now
+                self.standing.answered(sender, now)
             case Gathered(epoch, sender, roster):
                 return self._on_gathered(epoch, sender, roster, now)
             case GatherFailed(epoch, sender):
                 return self._on_gather_failed(epoch, sender, now)
             case RosterChanged(roster):
                 self.roster = newest([self.roster, roster])
-            case Established(epoch):
-                self._penalty = 0 if epoch == self.epoch else self._penalty
+            case Established(epoch) if epoch == self.epoch:
+                self.standing.succeeded()
             case Resign(reason):
+                self.voter.doubt()
                 return self._fail(reason, now)
             case HandOver(target) if self.leads(now):
                 return [Send(target, Handover(epoch=self.epoch, step="prepare", genesis=self.roster.genesis))]
@@ -166,9 +162,10 @@ class Lease:
             if self.leader is not None and now >= self.voter.until:
                 self.leader = None
                 effects.append(Follow(None, self.voter.promise.epoch))
-            return effects + (self._ask(now) if now >= self._stand_at(now) else [])
+            due = now >= self.standing.due_at(self.roster.members, now)
+            return effects + (self._ask(now) if due else [])
         if self.role in HOLDING:
-            if now >= self.lease_until():
+            if now >= self._hold_until():
                 return self._fail("the lease ran out", now)
             if now >= self._phase_until:
                 return self._fail("too few of the newest roster granted", now)
@@ -185,8 +182,9 @@ class Lease:
         refusal = self.voter.refusal(sender, vote, self.roster.genesis, now)
         effects: list[Effect] = []
         if not refusal and not vote.pre:
-            effects += self._become_follower("another was granted the vote")
-            effects += self._set_leader(None, vote.epoch)
+            if not self.voter.promised(vote.epoch, sender):
+                effects += self._become_follower("another was granted the vote")
+                effects += self._set_leader(None, vote.epoch)
             effects += self._promise(vote.epoch, sender, vote.lease_s, now)
         return [*effects, VoteReply(not refusal, vote.pre, self.voter.promise.epoch, refusal)]
 
@@ -211,18 +209,10 @@ class Lease:
 
     def _promise(self, epoch: int, holder: str, lease_s: float, now: float) -> list[Effect]:
         effects = self.voter.grant(epoch, holder, lease_s, now)
-        self._wait_from = self.voter.until
+        self.standing.wait_from(self.voter.until)
         return effects
 
     # -- as a candidate ----------------------------------------------------------------------------------
-
-    def _stand_at(self, now: float) -> float:
-        if self.me not in self.roster.members:
-            return NEVER
-        lower = sum(member < self.me and self.alive(member, now) for member in self.roster.members)
-        steps = lower + self._penalty * len(self.roster.members)
-        extra_s = self._wait_extra if len(self.roster.members) > 1 else 0.0
-        return self._wait_from + steps * self._timing.stand_step_s + extra_s
 
     def _ballot(self, epoch: int, *, pre: bool) -> Vote:
         held, holder = self._token
@@ -234,11 +224,11 @@ class Lease:
     def _ask(self, now: float, token: tuple[int, str] = (0, "")) -> list[Effect]:
         """Begins a pre-vote; nobody raises an epoch unless a majority would grant."""
         self.role, self._token = Role.ASKING, token
-        self._yes = {}
+        self._yes, self._asked_at = set(), now
         self._phase_until = now + VOTE_WAIT_STEPS * self._timing.stand_step_s
         if self.voter.refusal(self.me, self._ballot(1, pre=True), self.roster.genesis, now):
             return self._fail("this node itself is bound", now)
-        self._yes[self.me] = self.voter.promise.epoch
+        self._yes.add(self.me)
         return self._ask_others(now)
 
     def _ask_others(self, now: float) -> list[Effect]:
@@ -260,34 +250,41 @@ class Lease:
 
     def _vote(self, now: float) -> list[Effect]:
         unfollow = self._set_leader(None, self.epoch)
-        self.role, self.epoch = Role.VOTING, max([self.voter.promise.epoch, *self._yes.values()]) + 1
-        self._phase_until, self._next_due = now + VOTE_WAIT_STEPS * self._timing.stand_step_s, NEVER
+        self.role, self.epoch = Role.VOTING, max(self.voter.promise.epoch, self._seen) + 1
+        self._next_due = NEVER
         ballot = self._ballot(self.epoch, pre=False)
         if reason := self.voter.refusal(self.me, ballot, self.roster.genesis, now):
             return self._fail(reason, now)
-        self._acks, self._yes = {self.me: now}, {self.me: self.epoch}
+        self._acks, self._yes = {self.me: now}, {self.me}
         self._gathered, self._gathering, self._asked = {self.me}, set(), {self.me}
         self._granters, self._newest_seen = {}, self.roster.key
         effects = self.voter.grant(self.epoch, self.me, self._timing.lease_s, now)
-        return [*unfollow, *effects, *self._canvass(), *self._count_votes(now)]
+        asked = self._canvass(now)
+        self._phase_until = self._votes_until = now + VOTE_WAIT_STEPS * self._timing.stand_step_s
+        return [*unfollow, *effects, *asked, *self._count_votes(now)]
 
-    def _canvass(self) -> list[Effect]:
+    def _canvass(self, now: float) -> list[Effect]:
         ballot = self._ballot(self.epoch, pre=False)
         new = [member for member in self.roster.members if member not in self._asked]
-        self._asked.update(new)
+        if new:
+            self._asked.update(new)
+            self._votes_until = now + VOTE_WAIT_STEPS * self._timing.stand_step_s
         return [Send(member, ballot) for member in new]
 
     def _on_answer(self, event: Answered, now: float) -> list[Effect]:
         sender, answer = event.sender, event.answer
         if isinstance(answer, RenewAnswer):
             return self._on_renew_answer(event, answer, now)
-        if answer.pre and self.role is Role.ASKING and answer.granted:
-            self._yes[sender] = answer.epoch
-            return self._count_asked(now)
-        current = event.request.epoch == self.epoch and self.role in (Role.VOTING, Role.GATHERING)
-        if answer.pre or not answer.granted or not current:
+        if answer.pre:
+            # One of an earlier pre-vote may have named a hand-over, or have been true then.
+            if self.role is Role.ASKING and answer.granted and event.sent_s >= self._asked_at:
+                self._yes.add(sender)
+                return self._count_asked(now)
             return []
-        self._yes[sender] = answer.epoch
+        current = event.request.epoch == self.epoch and self.role in (Role.VOTING, Role.GATHERING)
+        if not answer.granted or not current:
+            return []
+        self._yes.add(sender)
         self._acks[sender] = max(event.sent_s, self._acks.get(sender, -NEVER))
         self._granters[sender] = answer
         self._newest_seen = max(self._newest_seen, answer.roster.key)
@@ -318,7 +315,7 @@ class Lease:
         if not self._gathering:
             self._phase_until = now + self._timing.lease_s
         # A newer roster may name voters that were not asked yet.
-        return [*self._canvass(), *self._count_gathered()]
+        return [*self._canvass(now), *self._count_gathered()]
 
     def _count_gathered(self) -> list[Effect]:
         # A majority of the newest roster that any granter named, and that roster itself must be here by now.
@@ -371,10 +368,8 @@ class Lease:
         """Ends a candidature or leadership; the next one waits a whole round longer, so that others get a turn."""
         if self.role is Role.FOLLOWER:
             return []
-        if self.role in (Role.VOTING, *HOLDING):
-            self._penalty = min(self._penalty + 1, PENALTY_MAX)
-        self._wait_from = max(now, self._wait_from if self.leader is not None else now)
-        self._wait_extra = self._jitter() * self._timing.stand_step_s / 2
+        stood = self.role in (Role.VOTING, *HOLDING)
+        self.standing.stood_in_vain(max(now, self.voter.bound_until()), counts=stood)
         return self._become_follower(reason)
 
     def _set_leader(self, leader: str | None, epoch: int) -> list[Effect]:
@@ -390,7 +385,7 @@ class Lease:
         held = (handover.epoch, sender)
         mine = (self.voter.promise.epoch, self.voter.promise.holder)
         match handover.step:
-            case "prepare" if self.role is Role.FOLLOWER and held == mine:
+            case "prepare" if held == mine and (self.role is Role.FOLLOWER or self._is_ready_for(held)):
                 return [Reply(Done()), *self._ask(now, held)]
             case "ready" if self.leads(now) and handover.epoch == self.epoch:
                 return [Reply(Done()), HandoverReady(sender)]
@@ -401,10 +396,14 @@ class Lease:
         text = f"a hand-over's {handover.step} of epoch {handover.epoch} does not fit here"
         return [Reply(Refused(code="handover", message=text, retryable=False))]
 
+    def _is_ready_for(self, held: tuple[int, str]) -> bool:
+        # Asked once more: what it said to that may be lost.
+        return self.role is Role.READY and self._token == held
+
     def _on_let_go(self, target: str, now: float) -> list[Effect]:
         if not self.leads(now):
             return []
         go = Handover(epoch=self.epoch, step="go", genesis=self.roster.genesis)
         self.voter.let_go()
-        self._wait_from = now + self._timing.lease_s
+        self.standing.wait_from(now + self._timing.lease_s)
         return [*self._become_follower(f"handed over to {target}"), Send(target, go)]

@@ -18,6 +18,7 @@ class Voter:
     def __init__(self, me: str, promise: Promise, now: float) -> None:
         self.me = me
         self.promise = promise
+        self._on_disk: Promise | None = promise
         # It may have promised just before it died, so it grants nothing for as long as that promise can last.
         self.quiet_until = now + promise.lease_s
         self.until = self.quiet_until
@@ -29,8 +30,9 @@ class Voter:
             return "just_started"
         if not genesis or vote.genesis != genesis:
             return "other_cluster"
-        # A pre-vote only asks, and learns the epoch that it would have to exceed.
-        if not vote.pre and vote.epoch <= self.promise.epoch:
+        # A pre-vote only asks, and learns the epoch that it would have to exceed. A vote that was promised already is
+        # granted again: the first answer may be lost, or the winner's renewal was here before.
+        if not vote.pre and vote.epoch <= self.promise.epoch and not self.promised(vote.epoch, candidate):
             return "old_epoch"
         if self.promise.holder in ("", candidate) or now >= self.until:
             return ""
@@ -40,13 +42,28 @@ class Voter:
             return "not_let_go"
         return ""
 
+    def promised(self, epoch: int, holder: str) -> bool:
+        """Whether exactly this was promised last."""
+        return (epoch, holder) == (self.promise.epoch, self.promise.holder)
+
+    def bound_until(self) -> float:
+        """The instant from which this node may grant itself a vote."""
+        return self.until if self.promise.holder not in ("", self.me) else self.quiet_until
+
     def grant(self, epoch: int, holder: str, lease_s: float, now: float) -> list[Effect]:
         """Promises, from now on, for `lease_s`; the disk is asked only for what it does not know yet."""
-        same = (epoch, holder) == (self.promise.epoch, self.promise.holder)
+        same = self.promised(epoch, holder)
         longest = max(lease_s, self.promise.lease_s) if same else lease_s
-        before, self.promise = self.promise, Promise(epoch, holder, longest)
+        self.promise = Promise(epoch, holder, longest)
         self.until = max(now + lease_s, self.until) if same else now + lease_s
-        return [Persist(self.promise)] if self.promise != before else []
+        if self.promise == self._on_disk:
+            return []
+        self._on_disk = self.promise
+        return [Persist(self.promise)]
+
+    def doubt(self) -> None:
+        """Something went wrong, the disk perhaps: whatever is promised next is written again."""
+        self._on_disk = None
 
     def let_go(self) -> None:
         """Frees the target of a hand-over from the promise that this node made to itself."""

@@ -61,6 +61,7 @@ class Daemon:
         self._finder: Finder | None = None
         self._links: Links | None = None
         self._server: Server | None = None
+        self._node: Node | None = None
 
     def _new_id(self) -> str:
         return uuid7(self.clock.wall_ms(), self.clock.random_bits(74))
@@ -120,7 +121,7 @@ class Daemon:
             tasks=infos, announced=self._announced, told=self._told, addresses=self._addresses, pid=os.getpid(),
             counters=self._counters,
         )  # fmt: skip
-        node = handler.node = Node(me, boot, name, config, world, self.stop_asked.set)
+        node = self._node = handler.node = Node(me, boot, name, config, world, self.stop_asked.set)
         await node.load()
         app = build_app(
             node.gateway, links, new_id=self._new_id, wall_ms=self.clock.wall_ms, body_bytes_max=config.body_bytes_max
@@ -190,7 +191,10 @@ class Daemon:
 
     def _on_link(self, node: str, connected: bool) -> None:
         if not connected:
-            journal.tell("lost", f"lost {short(node)}", node=node)
+            journal.tell("lost", f"lost {self._name_of(node)}", node=node)
+
+    def _name_of(self, node: str) -> str:
+        return self._node.peers.name_of(node) if self._node is not None else short(node)
 
     def _on_clone(self, boot: str, address: str) -> None:
         # Of two boots the greater is the younger: that one gives way.

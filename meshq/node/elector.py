@@ -110,7 +110,7 @@ class Elector:
 
     def alive(self, node: str) -> bool:
         """Whether this node answered lately."""
-        return self.lease.alive(node, self._clock.boot_s())
+        return self.lease.standing.alive(node, self._clock.boot_s())
 
     @property
     def promised_epoch(self) -> int:

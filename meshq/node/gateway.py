@@ -13,7 +13,7 @@ from meshq.core.task import FINISHED
 from meshq.errors import InvariantBroken, MeshqError, NoLeader, NotFound, Stopping
 from meshq.node.counters import Counters
 from meshq.node.elector import Elector
-from meshq.node.leadership import Leadership
+from meshq.node.leadership import Leadership, Reign
 from meshq.node.views import Views
 from meshq.store.outbox import Outbox
 from meshq.wire import codec
@@ -107,10 +107,10 @@ class Gateway:
         Raises:
             NoLeader: There is none, it can't be reached, or it stepped down meanwhile.
         """
-        if self._leadership.reign is not None:
-            return await self.answer_as_leader(request)
         leader = self._elector.leader()
-        if leader is None or leader == self._me:
+        if leader == self._me:
+            return await self.answer_as_leader(request)
+        if leader is None:
             raise NoLeader
         wait_s = getattr(request, "wait_s", 0.0)
         timeout_s = STATUS_S if isinstance(request, ask.StatusQuery) else FORWARD_S + wait_s
@@ -135,14 +135,14 @@ class Gateway:
         Raises:
             NoLeader: This node does not lead, or did no longer when the answer was there.
         """
-        reign = self._leadership.leading()
-        answer = await self._dispatch(reign.epoch, request)
-        if self._leadership.leading() is not reign:
+        reign = await self._leadership.leading()
+        answer = await self._dispatch(reign, request)
+        # Asked again after the work and before the answer leaves.
+        if self._leadership.reign is not reign or not self._elector.leads():
             raise NoLeader("the leadership changed while the request was handled")
         return answer
 
-    async def _dispatch(self, epoch: int, request: ask.Request) -> ask.Answer:
-        reign = self._leadership.leading()
+    async def _dispatch(self, reign: Reign, request: ask.Request) -> ask.Answer:
         match request:
             case ask.Submit():
                 return await reign.intake.submit(request)
@@ -164,7 +164,7 @@ class Gateway:
                 return await self._views.page(request)
             case ask.StatusQuery():
                 return await self._views.status()
-        raise InvariantBroken(f"epoch {epoch}: a leader has no answer to a {type(request).__name__}")
+        raise InvariantBroken(f"epoch {reign.epoch}: a leader has no answer to a {type(request).__name__}")
 
     # -- with a leader or without ------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from meshq.core.ids import short
 from meshq.core.membership import handover_target
 from meshq.core.messages import VoteAnswer
 from meshq.core.ports import Clock
-from meshq.errors import MeshqError, NoLeader, NotLeader
+from meshq.errors import MeshqError, NoLeader
 from meshq.node import journal
 from meshq.node.counters import Counters
 from meshq.node.dispatcher import Dispatcher
@@ -27,6 +27,7 @@ from meshq.store import queue
 
 HANDOVER_WAIT_S = 2.0
 RETRY_S = 0.2
+FIRST_WRITE_S = 1.0
 
 
 class Reign:
@@ -84,6 +85,7 @@ class Leadership:
         self._waiters = waiters
         self._tasks: asyncio.TaskGroup | None = None
         self._running: asyncio.Task[None] | None = None
+        self._handing = False
 
     async def run(self) -> None:
         """Owns the tasks of leaderships until it is cancelled."""
@@ -108,7 +110,9 @@ class Leadership:
         if self._running is None:
             self._counters.add("candidature_failed", f"epoch {epoch}: {reason}")
             return
-        journal.warn("resigned", f"no longer leading epoch {epoch}: {reason}", epoch=epoch, reason=reason)
+        tell = journal.tell if self._handing else journal.warn
+        tell("resigned", f"no longer leading epoch {epoch}: {reason}", epoch=epoch, reason=reason)
+        self._handing = False
         self._running.cancel()
         self._stop_reign()
 
@@ -223,6 +227,7 @@ class Leadership:
             replicator.resume()
             return
         journal.tell("handover", f"handing over to {self._peers.name_of(target)}", node=target)
+        self._handing = True
         self._elector.tell(LetGo(target))
 
     async def leave(self, node: str) -> None:
@@ -231,16 +236,19 @@ class Leadership:
         Raises:
             NotLeader: This node does not lead.
         """
-        if self.reign is None:
-            raise NotLeader
-        await self.reign.steward.leave(node)
+        reign = await self.leading()
+        await reign.steward.leave(node)
 
-    def leading(self) -> Reign:
-        """The present leadership, once its first write is committed.
+    async def leading(self) -> Reign:
+        """The present leadership; waits a moment for the first write of a new one.
 
         Raises:
             NoLeader: This node does not lead.
         """
-        if self.reign is None or not self._elector.leads():
-            raise NoLeader(f"{short(self._replicator.me)} does not lead")
-        return self.reign
+        while self._elector.leads():
+            count = self.changed.count
+            if self.reign is not None:
+                return self.reign
+            if not await self.changed.after(count, FIRST_WRITE_S):
+                break
+        raise NoLeader(f"{short(self._replicator.me)} does not lead")

@@ -141,7 +141,7 @@ class Views:
         worker = reign.dispatcher.claims.workers.get(node) if reign else None
         hello = peer.hello
         heard_s = None
-        if (heard_at := self._elector.lease.heard_at(node)) is not None:
+        if (heard_at := self._elector.lease.standing.heard_at(node)) is not None:
             heard_s = self._clock.boot_s() - heard_at
         elif peer.heard_ms:
             heard_s = max(0, self._clock.wall_ms() - peer.heard_ms) / 1000
@@ -165,7 +165,7 @@ class Views:
             role = "leader"
         elif view.id in members:
             role = "replica"
-        elif votes and len(members) < self._config.replicas:
+        elif votes and len(members) < self._config.replicas and (peer is None or self._elector.alive(view.id)):
             role = "learner"
         else:
             role = "worker"

@@ -31,7 +31,6 @@ SQL = re.compile(
 
 # Comments that silence a checker.
 SILENCED = {
-    "meshq/core/task.py": "dataclasses.replace with fields that a table names",
     "tests/sim/loop.py": "call_soon and call_at take a context and give back our own handle",
 }
 # Handlers of `Exception` that do not raise it again. All log it, or hand it to whom it belongs.
