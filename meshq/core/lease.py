@@ -37,8 +37,9 @@ from meshq.core.events import (
     Timing,
     VoteReply,
 )
+from meshq.core.mandate import Mandate
 from meshq.core.membership import Roster, newest
-from meshq.core.messages import Done, Handover, Refused, Renew, RenewAnswer, Vote, VoteAnswer
+from meshq.core.messages import Done, Handover, Refused, Renew, RenewAnswer, Vote
 from meshq.core.standing import NEVER, Standing
 from meshq.core.voter import Voter
 
@@ -74,12 +75,7 @@ class Lease:
         self._votes_until = NEVER
         self._next_due = NEVER
         self._yes: set[str] = set()
-        self._asked: set[str] = set()
-        self._acks: dict[str, float] = {}
-        self._gathered: set[str] = set()
-        self._granters: dict[str, VoteAnswer] = {}
-        self._gathering: set[str] = set()
-        self._newest_seen = roster.key
+        self._mandate = Mandate(me, roster.key, -NEVER)
         self._token: tuple[int, str] = (0, "")
         self._stood_again = -NEVER
 
@@ -91,9 +87,7 @@ class Lease:
 
     def lease_until(self) -> float:
         """The instant at which this node's own lease runs out."""
-        acks = [self._acks[member] for member in self.roster.members if member in self._acks]
-        held = quorum.held_by_majority(acks, len(self.roster.members))
-        return held + self._timing.lease_s * self._timing.margin
+        return self._mandate.acked_by_majority(self.roster.members) + self._timing.lease_s * self._timing.margin
 
     def _hold_until(self) -> float:
         """The instant at which it gives up; while it gathers, voters that it asked late have their time to answer."""
@@ -255,9 +249,7 @@ class Lease:
         ballot = self._ballot(self.epoch, pre=False)
         if reason := self.voter.refusal(self.me, ballot, self.roster.genesis, now):
             return self._fail(reason, now)
-        self._acks, self._yes = {self.me: now}, {self.me}
-        self._gathered, self._gathering, self._asked = {self.me}, set(), {self.me}
-        self._granters, self._newest_seen = {}, self.roster.key
+        self._mandate = Mandate(self.me, self.roster.key, now)
         effects = self.voter.grant(self.epoch, self.me, self._timing.lease_s, now)
         asked = self._canvass(now)
         self._phase_until = self._votes_until = now + VOTE_WAIT_STEPS * self._timing.stand_step_s
@@ -265,9 +257,8 @@ class Lease:
 
     def _canvass(self, now: float) -> list[Effect]:
         ballot = self._ballot(self.epoch, pre=False)
-        new = [member for member in self.roster.members if member not in self._asked]
+        new = self._mandate.to_ask(self.roster.members)
         if new:
-            self._asked.update(new)
             self._votes_until = now + VOTE_WAIT_STEPS * self._timing.stand_step_s
         return [Send(member, ballot) for member in new]
 
@@ -284,24 +275,19 @@ class Lease:
         current = event.request.epoch == self.epoch and self.role in (Role.VOTING, Role.GATHERING)
         if not answer.granted or not current:
             return []
-        self._yes.add(sender)
-        self._acks[sender] = max(event.sent_s, self._acks.get(sender, -NEVER))
-        self._granters[sender] = answer
-        self._newest_seen = max(self._newest_seen, answer.roster.key)
+        self._mandate.granted(sender, event.sent_s, answer)
         return self._count_votes(now)
 
     def _count_votes(self, now: float) -> list[Effect]:
         effects: list[Effect] = []
-        if self.role is Role.VOTING and quorum.is_majority(self._yes, self.roster.members):
+        if self.role is Role.VOTING and self._mandate.is_won(self.roster.members):
             self.role = Role.GATHERING
             effects += self._renew(now)
         if self.role is not Role.GATHERING:
             return []
-        if self._granters:
+        if granters := self._mandate.to_gather():
             self._phase_until = NEVER
-            effects.append(Gather(self.epoch, self._granters))
-            self._gathering.update(self._granters)
-            self._granters = {}
+            effects.append(Gather(self.epoch, granters))
         return effects + self._count_gathered()
 
     def _on_gathered(self, epoch: int, sender: str, roster: Roster, now: float) -> list[Effect]:
@@ -310,17 +296,14 @@ class Lease:
         self.roster = newest([self.roster, roster])
         if self.me not in self.roster.members:
             return self._fail("not on the newest roster", now)
-        self._gathered.add(sender)
-        self._gathering.discard(sender)
-        if not self._gathering:
+        self._mandate.gathered(sender)
+        if not self._mandate.is_gathering():
             self._phase_until = now + self._timing.lease_s
         # A newer roster may name voters that were not asked yet.
         return [*self._canvass(now), *self._count_gathered()]
 
     def _count_gathered(self) -> list[Effect]:
-        # A majority of the newest roster that any granter named, and that roster itself must be here by now.
-        behind = self.roster.key < self._newest_seen
-        if self.role is not Role.GATHERING or behind or not quorum.is_majority(self._gathered, self.roster.members):
+        if self.role is not Role.GATHERING or not self._mandate.is_gathered(self.roster):
             return []
         self.role, self.leader, self._phase_until = Role.LEADER, self.me, NEVER
         return [Lead(self.epoch)]
@@ -328,14 +311,16 @@ class Lease:
     def _on_gather_failed(self, epoch: int, sender: str, now: float) -> list[Effect]:
         if epoch != self.epoch or self.role is not Role.GATHERING:
             return []
-        self._gathering.discard(sender)
-        return [] if self._gathering else self._fail("nothing could be gathered", now)
+        self._mandate.gather_failed(sender)
+        if not self._mandate.is_gathering():
+            self._phase_until = self._votes_until  # another's vote may still come
+        return []
 
     # -- as a leader -------------------------------------------------------------------------------------
 
     def _renew(self, now: float) -> list[Effect]:
         self._next_due = now + self._timing.heartbeat_s
-        self._acks[self.me] = now
+        self._mandate.acked(self.me, now)
         effects = self.voter.grant(self.epoch, self.me, self._timing.lease_s, now)
         renew = Renew(epoch=self.epoch, lease_s=self._timing.lease_s, genesis=self.roster.genesis)
         return [*effects, SendAll(renew)]
@@ -344,7 +329,7 @@ class Lease:
         if event.request.epoch != self.epoch or self.role not in HOLDING:
             return []
         if answer.followed:
-            self._acks[event.sender] = max(event.sent_s, self._acks.get(event.sender, -NEVER))
+            self._mandate.acked(event.sender, event.sent_s)
             return []
         refused_for_good = answer.reason == "old_epoch" and event.sender in self.roster.members
         if not refused_for_good or self.role is not Role.LEADER:

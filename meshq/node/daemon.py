@@ -118,7 +118,8 @@ class Daemon:
         links = self._links = Links(who, handler, self._on_link, self.clock, self._on_clone)
         world = World(
             clock=self.clock, transport=links, database=database, promises=promises, outbox=outbox, pool=pool,
-            tasks=infos, announced=self._announced, told=self._told, addresses=self._addresses, pid=os.getpid(),
+            tasks=infos, announced=self._announced, told=self._told, addresses=self._addresses,
+            address_of=links.address_of, pid=os.getpid(),
             counters=self._counters,
         )  # fmt: skip
         node = self._node = handler.node = Node(me, boot, name, config, world, self.stop_asked.set)

@@ -38,12 +38,18 @@ RUN_S_WEIGHT = 0.2  # of the newest run in the running mean of a name's run time
 MINUTE_S = 60.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Asking:
-    """A Get that waits for work."""
+    """A Get that waits for work. `over` says that its wait has ended, so that it is answered with what there is."""
 
     request: Get
     answer: asyncio.Future[tuple[Job, ...]]
+    over: bool = False
+
+    def resolve(self, jobs: tuple[Job, ...]) -> None:
+        """Answers it, if that was not done."""
+        if not self.answer.done():
+            self.answer.set_result(jobs)
 
 
 class Dispatcher:
@@ -81,6 +87,7 @@ class Dispatcher:
         self.census_over = False
         self.census = Signal()
         self._asking: dict[str, Asking] = {}
+        self._ended = False
         self._work = replicator.commits  # a task can be handed out once it is committed
         self._run_s: dict[str, float] = {}
         self._finished: deque[tuple[float, int]] = deque()
@@ -95,10 +102,9 @@ class Dispatcher:
 
     def end(self) -> None:
         """The leadership is over: whoever waits for work is told so."""
+        self._ended = True
         for asking in self._asking.values():
-            if not asking.answer.done():
-                asking.answer.set_exception(NoLeader("the leadership ended"))
-                asking.answer.exception()
+            asking.resolve(())
         self._asking.clear()
 
     def all_told(self) -> bool:
@@ -126,17 +132,19 @@ class Dispatcher:
         worker.number, worker.slots, worker.running = request.number, request.slots, request.slots - request.free
         asking = Asking(request, asyncio.get_running_loop().create_future())
         earlier = self._asking.pop(request.node, None)
-        if earlier is not None and not earlier.answer.done():
-            earlier.answer.set_result(())
+        if earlier is not None:
+            earlier.resolve(())
         self._asking[request.node] = asking
         self._work.notify()
-        jobs: tuple[Job, ...] = ()
         try:
-            async with asyncio.timeout(min(request.wait_s, WAIT_S_MAX)):
-                jobs = await asking.answer
-        except TimeoutError:
-            pass  # what may have been given at this very moment never arrives, and the next Get frees it
+            await asyncio.wait([asking.answer], timeout=min(request.wait_s, WAIT_S_MAX))
+            asking.over = True
+            if self._asking.get(request.node) is asking:
+                asking.resolve(())
+            # Else it is being matched at this moment, and gets what comes of that.
+            jobs = await asking.answer
         finally:
+            asking.over = True
             if self._asking.get(request.node) is asking:
                 del self._asking[request.node]
         self._still_leading()
@@ -194,9 +202,7 @@ class Dispatcher:
 
     # -- who runs what -----------------------------------------------------------------------------------
 
-    async def _spoken(
-        self, node: str, boot: str, runs: Collection[ClaimRef], number: int | None
-    ) -> tuple[str, ...]:
+    async def _spoken(self, node: str, boot: str, runs: Collection[ClaimRef], number: int | None) -> tuple[str, ...]:
         """Notes which runs a worker has; adopts those that nobody holds. The runs that count no longer."""
         spoken = self.claims.speak(node, boot, runs, self._clock.boot_s(), number)
         invalid = spoken.foreign
@@ -226,9 +232,7 @@ class Dispatcher:
 
     def _release_in(self, conn: Connection, pen: Pen, tasks: Collection[str], *, lost: bool) -> None:
         if tasks:
-            queue.release(
-                conn, pen, tasks, lost=lost, losses_max=self._config.losses_max, now_ms=self._clock.wall_ms()
-            )
+            queue.release(conn, pen, tasks, lost=lost, losses_max=self._config.losses_max, now_ms=self._clock.wall_ms())
 
     async def _release(self, tasks: Collection[str], *, lost: bool) -> None:
         if tasks:
@@ -273,6 +277,17 @@ class Dispatcher:
     async def _match(self) -> int | None:
         """Hands out what there is to all who ask, in one transaction; the wall time when more may be due."""
         asking = [entry for entry in self._asking.values() if not entry.answer.done()]
+        self._asking.clear()
+        try:
+            return await self._match_these(asking)
+        finally:
+            for entry in asking:
+                if entry.over or self._ended:
+                    entry.resolve(())
+                elif not entry.answer.done() and self._asking.setdefault(entry.request.node, entry) is not entry:
+                    entry.resolve(())  # its worker asked anew meanwhile
+
+    async def _match_these(self, asking: list[Asking]) -> int | None:
         committed = dict(self._replicator.committed)
         now_ms = self._clock.wall_ms()
         budgets = [self._budget(entry.request) for entry in asking]
@@ -297,8 +312,7 @@ class Dispatcher:
             for job in jobs:
                 request = entry.request
                 self.claims.hold(job.claim, request.node, request.boot, job.name, request.number, now)
-            if not entry.answer.done():
-                entry.answer.set_result(jobs)
+            entry.resolve(jobs)
         return due_ms
 
     def _job(self, task: Task, payload: bytes) -> Job:

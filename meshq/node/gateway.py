@@ -23,9 +23,7 @@ FORWARD_S = 5.0
 STATUS_S = 0.8
 LOOK_AGAIN_S = 0.5
 FORWARDED = {
-    name: kind
-    for name, kind in codec.REQUESTS.items()
-    if kind not in (ask.Stop, ask.StatsQuery, ask.HealthQuery)
+    name: kind for name, kind in codec.REQUESTS.items() if kind not in (ask.Stop, ask.StatsQuery, ask.HealthQuery)
 }
 
 

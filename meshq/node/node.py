@@ -63,6 +63,7 @@ class World:
         announced: Set when others can find this node.
         told: Where addresses go that other nodes told.
         addresses: Where this node can be reached, as of now.
+        address_of: Where another node was last reached; None if this node never reached it.
         pid: This process.
         counters: Where everything is counted that was refused, dropped or went wrong.
     """
@@ -77,6 +78,7 @@ class World:
     announced: asyncio.Event
     told: Callable[[str, tuple[str, ...]], None]
     addresses: Callable[[], tuple[str, ...]]
+    address_of: Callable[[str], str | None]
     pid: int
     counters: Counters = field(default_factory=Counters)
 
@@ -138,7 +140,7 @@ class Node:
         self.replicator.elector = self.elector
         self.peers = Peers(
             self.me, self.describe, world.transport, self.elector, self.replicator, world.database, clock, config,
-            counters, world.told,
+            counters, world.told, world.address_of,
         )  # fmt: skip
         await self.peers.load()
         waiters = Waiters()

@@ -66,6 +66,7 @@ class Peers:
         config: Config,
         counters: Counters,
         told: Callable[[str, tuple[str, ...]], None],
+        address_of: Callable[[str], str | None],
     ) -> None:
         self.book: dict[str, Peer] = {}
         self._me = me
@@ -78,6 +79,7 @@ class Peers:
         self._config = config
         self._counters = counters
         self._told = told
+        self._address_of = address_of
         self._beat = 0
         self._asked: set[str] = set()
 
@@ -166,8 +168,9 @@ class Peers:
         if peer.hello is None or peer.hello.boot != hello.boot:
             journal.tell("found", f"found {hello.name} ({short(node)})", node=node)
         peer.hello, peer.name = hello, hello.name
-        if hello.addresses:
-            peer.addresses = hello.addresses
+        # The one that worked comes first, here and in what is remembered and told.
+        worked = self._address_of(node)
+        peer.addresses = tuple(dict.fromkeys((*([worked] if worked else ()), *hello.addresses)))
         now = self._clock.boot_s()
         if answered:
             peer.heard_at, peer.heard_ms = now, self._clock.wall_ms()

@@ -107,6 +107,7 @@ class SimWorld:
             clock=clock, transport=SimTransport(self.network, machine.node, process), database=queue,
             promises=PromiseStore(promise), outbox=Outbox(outbox, clock.wall_ms), pool=pool, tasks=TASKS,
             announced=announced, told=lambda node, addresses: None, addresses=lambda: (f"{machine.name}:7373",),
+            address_of=lambda node: None,
             pid=machine.starts,
         )  # fmt: skip
         node = Node(machine.node, boot, machine.name, machine.config, world, on_stop=lambda: None)
