@@ -88,6 +88,8 @@ class Dispatcher:
         self.census = Signal()
         self._asking: dict[str, Asking] = {}
         self._ended = False
+        # Held from a claim's write until the table knows it: in between, a row that runs looks like an orphan.
+        self._claiming = asyncio.Lock()
         self._work = replicator.commits  # a task can be handed out once it is committed
         self._run_s: dict[str, float] = {}
         self._finished: deque[tuple[float, int]] = deque()
@@ -209,8 +211,7 @@ class Dispatcher:
         if spoken.unknown or spoken.freed or spoken.lost:
             invalid += await self._settle(spoken, node, boot)
         self._expected.pop(node, None)
-        if not self._expected and not self.census_over:
-            await self._end_census()
+        await self._look_at_census()
         return invalid
 
     async def _settle(self, spoken: Spoken, node: str, boot: str) -> tuple[str, ...]:
@@ -221,11 +222,12 @@ class Dispatcher:
             self._release_in(conn, pen, spoken.lost, lost=True)
             return queue.adopt(conn, pen, spoken.unknown, node, now_ms)
 
-        (adopted, refused), _ = await self._replicator.write(work)
-        refs = {ref.task: ref for ref in spoken.unknown}
-        for task in adopted:
-            self.claims.hold(refs[task], node, boot, "", 0, self._clock.boot_s())
-            self._counters.add("run_adopted", task)
+        async with self._claiming:
+            (adopted, refused), _ = await self._replicator.write(work)
+            refs = {ref.task: ref for ref in spoken.unknown}
+            for task in adopted:
+                self.claims.hold(refs[task], node, boot, "", 0, self._clock.boot_s())
+                self._counters.add("run_adopted", task)
         if spoken.freed or spoken.lost:
             self._counters.add("claims_freed", node, len(spoken.freed) + len(spoken.lost))
         return refused
@@ -238,14 +240,17 @@ class Dispatcher:
         if tasks:
             await self._replicator.write(lambda conn, pen: self._release_in(conn, pen, tasks, lost=lost))
 
-    async def _end_census(self) -> None:
-        """Every known worker has spoken, or had its time: what nobody runs waits again."""
+    async def _look_at_census(self) -> None:
+        """When every known worker has spoken, or had its time, what nobody runs waits again."""
+        if self.census_over or (self._expected and self._clock.boot_s() < self._census_until):
+            return
         self.census_over = True
         self.census.notify()
-        running = await self._replicator.database.read(queue.running_ids)
-        orphans = [task for task in running if self.claims.of(task) is None]
-        self._counters.add("runs_orphaned", count=len(orphans))
-        await self._release(orphans, lost=False)
+        async with self._claiming:
+            running = await self._replicator.database.read(queue.running_ids)
+            orphans = [task for task in running if self.claims.of(task) is None]
+            self._counters.add("runs_orphaned", count=len(orphans))
+            await self._release(orphans, lost=False)
         self._work.notify()
 
     async def _reap_for_ever(self) -> None:
@@ -257,8 +262,7 @@ class Dispatcher:
                 self._counters.add("claims_expired", count=len(freed))
             try:
                 await self._release(freed, lost=False)
-                if not self.census_over and now >= self._census_until:
-                    await self._end_census()
+                await self._look_at_census()
             except NoLeader:
                 return
 
@@ -279,7 +283,8 @@ class Dispatcher:
         asking = [entry for entry in self._asking.values() if not entry.answer.done()]
         self._asking.clear()
         try:
-            return await self._match_these(asking)
+            async with self._claiming:
+                return await self._match_these(asking)
         finally:
             for entry in asking:
                 if entry.over or self._ended:

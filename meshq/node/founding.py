@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 from meshq.config import Config
 from meshq.core.ids import short, uuid7
@@ -73,10 +72,9 @@ class Founding:
                 return False
             seq = feed.take_seqs(conn, self._me, 1)
             roster = Roster(genesis=genesis, members=(self._me,), version=1, writer=self._me, seq=seq)
-            feed.upsert_roster(conn, replace(roster))
+            feed.upsert_roster(conn, roster)
             return True
 
         if await self._replicator.database.write(work):
-            await self._replicator.load()
-            self._replicator.told_roster()
+            await self._replicator.founded()
             journal.tell("founded", f"founded cluster {self._config.cluster} ({short(genesis)})", genesis=genesis)

@@ -94,11 +94,16 @@ class Replicator:
         self.progress_at = 0.0
 
     async def load(self) -> None:
-        """Reads what the disk holds."""
+        """Reads what the disk holds, before the node runs."""
         self.vector, self.committed, self.roster = await self.database.read(
             lambda conn: (feed.read_vector(conn), feed.read_committed(conn), feed.read_roster(conn))
         )
         self._persisted = dict(self.committed)
+
+    async def founded(self) -> None:
+        """Takes up what a founder wrote."""
+        self.vector, roster = await self.holdings()
+        self._take_roster(roster)
 
     async def holdings(self) -> tuple[dict[str, int], Roster]:
         """What is on this disk: vector and roster, from one snapshot."""
@@ -132,6 +137,9 @@ class Replicator:
         with self._counted():
             result, seq = await self.database.write(run)
         self._persisted.update(known)
+        if isinstance(result, Roster):
+            # From here on its own majority counts, for itself too.
+            self._take_roster(result)
         if seq > self.vector.get(self.me, 0):
             self.vector[self.me] = seq
             self._advance()
@@ -242,15 +250,13 @@ class Replicator:
 
     async def reload_roster(self) -> None:
         """Takes the roster from disk and tells the lease."""
-        roster = await self.database.read(feed.read_roster)
-        if roster.key >= self.roster.key and roster != self.roster:
+        self._take_roster(await self.database.read(feed.read_roster))
+        self._advance()
+
+    def _take_roster(self, roster: Roster) -> None:
+        if roster.key > self.roster.key:
             self.roster = roster
             self.elector.tell(RosterChanged(roster))
-            self._advance()
-
-    def told_roster(self) -> None:
-        """Tells the lease which roster is on disk."""
-        self.elector.tell(RosterChanged(self.roster))
 
     async def adopt_roster(self, roster: Roster) -> None:
         """Keeps a newer roster that the leader told; a row alone claims nothing, so no vector changes."""

@@ -62,7 +62,6 @@ class Steward:
     async def _change(self, roster: Roster) -> None:
         before = self._replicator.roster
         _, seq = await self._replicator.write(lambda conn, pen: feed.write_roster(conn, pen, roster))
-        await self._replicator.reload_roster()
         await self._replicator.commit(seq)
         for node in sorted({*roster.members} ^ {*before.members}):
             joined = node in roster.members

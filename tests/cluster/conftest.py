@@ -1,4 +1,4 @@
-"""Fixtures for tests with real daemons. Where networks can't be made, a test is skipped with the reason; in CI it fails."""
+"""Fixtures for tests with real daemons. Where no network can be made, a test is skipped with the reason; in CI it fails."""
 
 from __future__ import annotations
 

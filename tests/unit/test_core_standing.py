@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from meshq.core.events import Established, Heard, Received, Resign, Role, Tick
+from meshq.core.events import Established, Heard, Promise, Received, Resign, Role, Tick
 from meshq.core.standing import PENALTY_MAX, Standing
 from tests.unit.lease_bench import A, B, C, D, E, TIMING, lead, lease_of, renewal, win
 
@@ -82,8 +82,6 @@ def test_a_follower_stands_when_its_promise_has_run_out_and_its_turn_has_come() 
 def test_one_that_has_just_started_stands_when_it_may_grant_itself() -> None:
     lease = lease_of(A)
     assert lease.deadline(0.0) == 0.0
-    from meshq.core.events import Promise
-
     lease = lease_of(A, promise=Promise(7, A, LEASE_S))
     assert lease.deadline(0.0) == LEASE_S
 

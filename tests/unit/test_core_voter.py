@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from meshq.core.events import Persist, Promise, Received, Reply, Resign, VoteReply
+from meshq.core.membership import NOBODY
 from meshq.core.messages import RenewAnswer
 from meshq.core.voter import Voter
 from tests.unit.lease_bench import A, B, C, GENESIS, TIMING, lease_of, only, renewal, reply_to, vote_for
@@ -193,7 +194,7 @@ def test_another_cluster_is_not_followed_but_a_fresh_node_follows_any() -> None:
     other = renewal(9, genesis="x" * 32)
     assert reply_to(lease_of(C), A, other, 1.0) == RenewAnswer(followed=False, epoch=0, reason="other_cluster")
     fresh = lease_of(C, members=(C,))
-    fresh.roster = type(fresh.roster)()
+    fresh.roster = NOBODY
     assert reply_to(fresh, A, other, 1.0) == RenewAnswer(followed=True, epoch=9)
 
 
