@@ -106,16 +106,16 @@ class Unreachable(NoLeader):
     code = "unreachable"
 
 
-class DiskFull(MeshqError):
-    """The disk of the data directory is full; nothing was kept."""
-
-    code, status = "disk_full", 507
-
-
 class StoreError(MeshqError):
     """The database can't be used."""
 
     code = "store"
+
+
+class DiskFull(StoreError):
+    """The disk of the data directory is full; nothing was kept."""
+
+    code, status = "disk_full", 507
 
 
 class NewerDatabase(StoreError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
+from meshq.core.ids import is_id
 from meshq.core.requests import ClaimRef, TaskInfo
 
 
@@ -95,6 +96,9 @@ class Claims:
         Whatever an earlier Get was given and a later one does not name never arrived, so it is free at once.
         """
         worker = self.workers.get(node)
+        if worker is not None and is_id(boot) and boot < worker.boot:
+            # A message that was under way when the node started anew: its runs died with it.
+            return Spoken(foreign=tuple(ref.task for ref in runs))
         lost: list[str] = []
         if worker is None or worker.boot != boot:
             lost = list(worker.claims) if worker is not None else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from meshq.core.limits import BATCH_TASKS_MAX
 from meshq.core.ports import Clock
 from meshq.core.requests import Submit
 from meshq.errors import MeshqError
@@ -42,20 +41,24 @@ class Courier:
         while True:
             count = self._elector.changed.count
             leader = self._elector.leader()
-            entries = await self._outbox.submits(min(BATCH_TASKS, BATCH_TASKS_MAX)) if leader else []
-            if not entries:
-                await self._elector.changed.after(count, IDLE_S)
-                continue
             try:
-                await self._gateway.lead(Submit(tasks=tuple(spec for _, spec in entries), late=True))
+                delivered = await self._deliver() if leader else 0
             except MeshqError as error:
                 self._counters.add("delivery_failed", str(error))
                 await self._wait(leader, backoff_s * (0.5 + self._clock.random() / 2))
                 backoff_s = min(backoff_s * 2, BACKOFF_S_MAX)
                 continue
-            await self._outbox.drop_submits([entry for entry, _ in entries])
             backoff_s = BACKOFF_S_MIN
+            if not delivered:
+                await self._elector.changed.after(count, IDLE_S)
+
+    async def _deliver(self) -> int:
+        entries = await self._outbox.submits(BATCH_TASKS)
+        if entries:
+            await self._gateway.lead(Submit(tasks=tuple(spec for _, spec in entries), late=True))
+            await self._outbox.drop_submits([entry for entry, _ in entries])
             journal.tell("delivered", f"delivered {len(entries)} tasks that waited here", tasks=len(entries))
+        return len(entries)
 
     async def _wait(self, leader: str | None, wait_s: float) -> None:
         deadline = self._clock.boot_s() + wait_s

@@ -42,6 +42,7 @@ class Intake:
         self._waiters = waiters
         self._clock = clock
         self._config = config
+        self._open_at_most = config.queue_tasks_max
 
     async def submit(self, request: Submit) -> Submitted:
         """Keeps tasks; answers once they are committed.
@@ -57,8 +58,8 @@ class Intake:
         now_ms = self._clock.wall_ms()
 
         def work(conn: Connection, pen: Pen) -> queue.SubmitDone:
-            if not request.late and queue.open_count(conn) + len(request.tasks) > self._config.queue_tasks_max:
-                raise QueueFull(f"the queue holds its {self._config.queue_tasks_max} tasks; try again later")
+            if not request.late:
+                self._make_room(conn, len(request.tasks))
             done = queue.submit(conn, pen, request.tasks, now_ms, self._config.inline_bytes_max)
             self._fail(conn, pen, problems, now_ms)
             return done
@@ -99,6 +100,15 @@ class Intake:
             lambda conn: queue.retry_spec(conn, queue.find(conn, request.id), new_id)
         )
         return await self.submit(Submit(tasks=(spec,)))
+
+    def _make_room(self, conn: Connection, count: int) -> None:
+        """Counts anew only when there might be too many, since counting takes as long as the queue."""
+        if self._open_at_most + count > self._config.queue_tasks_max:
+            self._open_at_most = queue.open_count(conn)
+        if self._open_at_most + count > self._config.queue_tasks_max:
+            most = self._config.queue_tasks_max
+            raise QueueFull(f"the queue holds {self._open_at_most} of at most {most} tasks; try again later")
+        self._open_at_most += count
 
     def _fail(self, conn: Connection, pen: Pen, problems: dict[str, MeshqError], now_ms: int) -> None:
         for task_id, problem in problems.items():

@@ -25,7 +25,7 @@ from meshq.core.requests import (
     SubmitResult,
     TaskInfo,
 )
-from meshq.errors import Malformed, MeshqError
+from meshq.errors import Malformed, MeshqError, StoreError
 from meshq.node import journal
 from meshq.node.counters import Counters
 from meshq.node.courier import Courier
@@ -221,7 +221,11 @@ class Node:
 
     async def _keep_house(self) -> None:
         while True:
-            dropped = await self._world.outbox.expire(self._world.clock.wall_ms(), self.config.cache_ttl_s)
+            try:
+                dropped = await self._world.outbox.expire(self._world.clock.wall_ms(), self.config.cache_ttl_s)
+            except StoreError as error:
+                self.counters.add("outbox_not_expired", str(error))
+                dropped = 0
             if dropped:
                 journal.warn("expired", f"{dropped} outcomes found no leader for too long and are dropped")
             await asyncio.sleep(HOUSEKEEPING_S)

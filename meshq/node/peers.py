@@ -11,7 +11,7 @@ from meshq.core.ids import short
 from meshq.core.limits import HINTS_MAX
 from meshq.core.messages import Hello, PeerHint
 from meshq.core.ports import Clock, Transport
-from meshq.errors import MeshqError
+from meshq.errors import MeshqError, StoreError
 from meshq.node import journal
 from meshq.node.counters import Counters
 from meshq.node.elector import Elector
@@ -177,10 +177,14 @@ class Peers:
         for hint in hello.peers:
             if hint.node != self._me and hint.addresses:
                 self._told(hint.node, hint.addresses)
-        if node == self._elector.leader():
-            await self._replicator.adopt_roster(hello.roster)
-        if answered and now - peer.remembered_at > REMEMBER_EVERY_S:
-            peer.remembered_at = now
-            await self._database.write(
-                lambda conn: stored.remember_peer(conn, node, peer.name, peer.addresses, peer.heard_ms)
-            )
+        try:
+            if node == self._elector.leader():
+                await self._replicator.adopt_roster(hello.roster)
+            if answered and now - peer.remembered_at > REMEMBER_EVERY_S:
+                peer.remembered_at = now
+                await self._database.write(
+                    lambda conn: stored.remember_peer(conn, node, peer.name, peer.addresses, peer.heard_ms)
+                )
+        except StoreError as error:
+            # A full disk keeps nobody from being heard.
+            self._counters.add("peer_not_remembered", str(error))

@@ -15,12 +15,12 @@ from typing import TypeVar
 
 from meshq.config import Config
 from meshq.core import quorum
-from meshq.core.events import RosterChanged
+from meshq.core.events import Resign, RosterChanged
 from meshq.core.limits import PULL_FRAME_BYTES, WAIT_S_MAX
 from meshq.core.membership import Roster, in_sync
 from meshq.core.messages import Pull, Rows
 from meshq.core.ports import Clock, Transport
-from meshq.errors import Conflict, MeshqError, NotLeader, StaleEpoch
+from meshq.errors import Conflict, MeshqError, NotLeader, StaleEpoch, StoreError
 from meshq.node.counters import Counters
 from meshq.node.elector import Elector
 from meshq.node.signal import Signal
@@ -134,8 +134,13 @@ class Replicator:
             result = work(conn, pen)
             return result, feed.read_seq(conn, self.me)
 
-        with self._counted():
-            result, seq = await self.database.write(run)
+        try:
+            with self._counted():
+                result, seq = await self.database.write(run)
+        except StoreError as error:
+            # Who can't write can't lead; another one may be able to.
+            self.elector.tell(Resign(f"the disk failed: {error}"))
+            raise
         self._persisted.update(known)
         if isinstance(result, Roster):
             # From here on its own majority counts, for itself too.

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from meshq import Client
 from tests.cluster.conftest import MakeCluster
 from tests.cluster.daemon import Cluster, Daemon
 from tests.cluster.net import Net
@@ -96,7 +97,8 @@ def test_2_every_node_works(cluster: MakeCluster) -> None:
     done = tasks(other)
     assert sorted(done) == sorted(ids)
     assert {task["state"] for task in done.values()} == {"done"}
-    assert {task["worker"] for task in done.values()} == set(three.ids)
+    with Client(other.data_dir) as client:
+        assert {record.worker for record in client.tasks()} == set(three.ids)
     assert {task["attempt"] for task in done.values()} == {1}
     assert other.ask("result", ids[-1])["result"]["count"] == 3245
 
