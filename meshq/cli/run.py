@@ -59,6 +59,8 @@ async def _run(local: Local, name: str, args: list[Any], kwargs: dict[str, Any],
         client = AsyncClient(data_dir, connect_timeout_s=local.connect_timeout_s)
         await stack.enter_async_context(client)
         handle = await client.with_options(options).submit(name, *args, **kwargs)
+        if handle.queued and not embedded_here:
+            note("meshq run: no leader; the task waits on this machine's disk until there is one (see: meshq status)")
         try:
             return await handle.result()
         except asyncio.CancelledError:

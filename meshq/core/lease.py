@@ -390,5 +390,7 @@ class Lease:
             return []
         go = Handover(epoch=self.epoch, step="go", genesis=self.roster.genesis)
         self.voter.let_go()
-        self.standing.wait_from(now + self._timing.lease_s)
+        # Should the message be lost, all others have their turn before this node, however low its id.
+        round_s = len(self.roster.members) * self._timing.stand_step_s
+        self.standing.wait_from(now + self._timing.lease_s + round_s)
         return [*self._become_follower(f"handed over to {target}"), Send(target, go)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from typing import Any, Protocol
 
 from meshq.core.requests import (
@@ -46,7 +46,7 @@ class Transport(Protocol):
     async def request(self, to: str, message: Any, *, timeout_s: float, bulk: bool = False) -> Any:
         """One message and its one answer; `bulk` takes the link that large copies use."""
 
-    def stream(self, to: str, message: Any, *, idle_s: float) -> AsyncIterator[Any]:
+    def stream(self, to: str, message: Any, *, idle_s: float) -> AsyncGenerator[Any, None]:
         """One message and the parts of its answer; `idle_s` is the longest wait for a part."""
 
 

@@ -86,6 +86,8 @@ class Dispatcher:
         self._census_until = clock.boot_s() + config.dead_after_s
         self.census_over = False
         self.census = Signal()
+        self._strays: dict[str, None] = {}
+        self._strays_at = self._census_until
         self._asking: dict[str, Asking] = {}
         self._ended = False
         # Held from a claim's write until the table knows it: in between, a row that runs looks like an orphan.
@@ -246,12 +248,26 @@ class Dispatcher:
             return
         self.census_over = True
         self.census.notify()
+        await self._free_orphans(at_once=True)
+        self._work.notify()
+
+    async def _look_for_strays(self) -> None:
+        """Rows that came home after the census may say that somebody runs them: a worker has its time to name them."""
+        now = self._clock.boot_s()
+        if self.census_over and now >= self._strays_at:
+            self._strays_at = now + self._config.dead_after_s
+            await self._free_orphans(at_once=False)
+
+    async def _free_orphans(self, *, at_once: bool) -> None:
+        """Frees the runs that nobody holds: all, or those that nobody held at the last look either."""
         async with self._claiming:
             running = await self._replicator.database.read(queue.running_ids)
-            orphans = [task for task in running if self.claims.of(task) is None]
-            self._counters.add("runs_orphaned", count=len(orphans))
+            unclaimed = dict.fromkeys(task for task in running if self.claims.of(task) is None)
+            orphans = [task for task in unclaimed if at_once or task in self._strays]
+            self._strays = unclaimed
+            if orphans:
+                self._counters.add("runs_orphaned", count=len(orphans))
             await self._release(orphans, lost=False)
-        self._work.notify()
 
     async def _reap_for_ever(self) -> None:
         while True:
@@ -263,6 +279,7 @@ class Dispatcher:
             try:
                 await self._release(freed, lost=False)
                 await self._look_at_census()
+                await self._look_for_strays()
             except NoLeader:
                 return
 

@@ -59,7 +59,7 @@ class Intake:
 
         def work(conn: Connection, pen: Pen) -> queue.SubmitDone:
             if not request.late:
-                self._make_room(conn, len(request.tasks))
+                self._make_room(conn, request.tasks)
             done = queue.submit(conn, pen, request.tasks, now_ms, self._config.inline_bytes_max)
             self._fail(conn, pen, problems, now_ms)
             return done
@@ -101,12 +101,14 @@ class Intake:
         )
         return await self.submit(Submit(tasks=(spec,)))
 
-    def _make_room(self, conn: Connection, count: int) -> None:
+    def _make_room(self, conn: Connection, specs: Sequence[TaskSpec]) -> None:
         """Counts anew only when there might be too many, since counting takes as long as the queue."""
-        if self._open_at_most + count > self._config.queue_tasks_max:
+        count, most = len(specs), self._config.queue_tasks_max
+        if self._open_at_most + count > most:
             self._open_at_most = queue.open_count(conn)
-        if self._open_at_most + count > self._config.queue_tasks_max:
-            most = self._config.queue_tasks_max
+            # One that is here already takes no room: its client repeats it, since the answer was lost.
+            count -= len(queue.get_stamps(conn, [spec.id for spec in specs]))
+        if self._open_at_most + count > most:
             raise QueueFull(f"the queue holds {self._open_at_most} of at most {most} tasks; try again later")
         self._open_at_most += count
 

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
 from meshq.config import Config
 from meshq.core import quorum
+from meshq.core.copies import Copies
 from meshq.core.events import Resign, RosterChanged
 from meshq.core.limits import PULL_FRAME_BYTES, WAIT_S_MAX
-from meshq.core.membership import Roster, in_sync
+from meshq.core.membership import Roster
 from meshq.core.messages import Pull, Rows
 from meshq.core.ports import Clock, Transport
 from meshq.errors import Conflict, MeshqError, NotLeader, StaleEpoch, StoreError
@@ -31,17 +32,6 @@ from meshq.store.feed import Pen
 T = TypeVar("T")
 IDLE_S = 3.0
 BACKOFF_S = 0.2
-
-
-@dataclass(slots=True)
-class Copy:
-    """Another node's copy, as the leader knows it from its pulls."""
-
-    vector: Mapping[str, int]
-    epoch: int
-    goal: Mapping[str, int] = field(default_factory=dict)
-    goal_at: float = float("-inf")
-    synced_at: float = float("-inf")
 
 
 def _apply(rows: Rows, pen: Pen | None, conn: Connection) -> feed.Applied:
@@ -77,7 +67,7 @@ class Replicator:
         self.roster = Roster()
         self.changed = Signal()
         self.commits = Signal()
-        self.copies: dict[str, Copy] = {}
+        self.copies = Copies(config.lease_s)
         self.elector: Elector
         self._transport = transport
         self._clock = clock
@@ -189,13 +179,8 @@ class Replicator:
 
     def count_copies(self, seq: int) -> int:
         """How many replicas' disks are known to hold this leader's writes up to `seq`."""
-        epoch = self.elector.lease.epoch
-        others = sum(
-            copy.epoch == epoch and copy.vector.get(self.me, 0) >= seq
-            for node, copy in self.copies.items()
-            if node in self.roster.members
-        )
-        return 1 + others
+        vectors = self.copies.of(self.roster.members, self.elector.lease.epoch)
+        return 1 + sum(vector.get(self.me, 0) >= seq for vector in vectors)
 
     def begin(self) -> None:
         """A leadership begins: nobody's copy counts before it pulls under the new epoch."""
@@ -231,9 +216,8 @@ class Replicator:
         """Works out anew what a majority holds."""
         if not self.elector.leads():
             return
-        epoch = self.elector.lease.epoch
         members = self.roster.members
-        held = [copy.vector for node, copy in self.copies.items() if node in members and copy.epoch == epoch]
+        held = self.copies.of(members, self.elector.lease.epoch)
         if self.me in members:
             held.append(self.vector)
         established = self.committed.get(self.me, 0) >= self._established_at
@@ -286,7 +270,7 @@ class Replicator:
         if pull.wait_s > 0 and quorum.covers(pull.vector, self.vector):
             await self.changed.after(count, min(pull.wait_s, WAIT_S_MAX))
         committed = dict(self.committed)
-        self._set_goal(sender, committed)
+        self.copies.answered(sender, committed, self._clock.boot_s())
         steps = self.database.stream(lambda conn: feed.rows_beyond(conn, pull.vector, PULL_FRAME_BYTES))
         async with aclosing(steps) as frames:
             async for rows in frames:
@@ -299,41 +283,23 @@ class Replicator:
     def _note(self, sender: str, pull: Pull) -> None:
         if not self.elector.leads():
             return
-        now = self._clock.boot_s()
-        copy = self.copies.get(sender)
-        if copy is None:
-            copy = self.copies[sender] = Copy(pull.vector, pull.epoch)
-        copy.vector, copy.epoch = pull.vector, pull.epoch
-        if now - copy.goal_at < self._config.lease_s * 4 and in_sync(pull.vector, copy.goal):
-            copy.synced_at = now
+        self.copies.note(sender, pull.vector, pull.epoch, self._clock.boot_s())
         if not quorum.covers(self.vector, pull.vector):
             self._behind_of[sender] = None
             self._lacking.notify()
         self._advance()
 
-    def _set_goal(self, sender: str, committed: Mapping[str, int]) -> None:
-        copy = self.copies.get(sender)
-        if copy is not None:
-            copy.goal, copy.goal_at = committed, self._clock.boot_s()
-
     def in_sync(self, node: str) -> bool:
         """Whether the node held, within the last lease, everything that was committed when it last asked."""
-        copy = self.copies.get(node)
-        return copy is not None and self._clock.boot_s() - copy.synced_at < self._config.lease_s
+        return self.copies.in_sync(node, self._clock.boot_s())
 
     def behind(self, node: str) -> int | None:
         """By how many versions the node's copy is behind this leader's; None if it has not pulled."""
-        if node == self.me:
-            return 0
-        copy = self.copies.get(node)
-        if copy is None:
-            return None
-        return sum(max(0, seq - copy.vector.get(writer, 0)) for writer, seq in self.vector.items())
+        return 0 if node == self.me else self.copies.behind(node, self.vector)
 
     def has_everything(self, node: str) -> bool:
         """Whether the node's copy holds all that this leader's does."""
-        copy = self.copies.get(node)
-        return copy is not None and quorum.covers(copy.vector, self.vector)
+        return self.copies.covers(node, self.vector)
 
     # -- pulling -----------------------------------------------------------------------------------------
 
@@ -347,18 +313,22 @@ class Replicator:
         vector = dict(self.vector)
         epoch = self.elector.promised_epoch
         pull = Pull(vector=vector, epoch=epoch, genesis=self.roster.genesis, wait_s=wait_s)
-        async for rows in self._transport.stream(peer, pull, idle_s=wait_s + IDLE_S):
-            if pen is not None and self.pen() != pen:
-                raise StaleEpoch
-            with self._counted():
-                applied = await self.database.write(partial(_apply, rows, pen))
-            if applied.roster_changed:
-                await self.reload_roster()
-            if rows.last:
-                self.vector = quorum.merge(self.vector, applied.vector)
-                self.committed = quorum.merge(self.committed, applied.committed)
-                self._advance()
-            self.changed.notify()
+        async with aclosing(self._transport.stream(peer, pull, idle_s=wait_s + IDLE_S)) as parts:
+            async for rows in parts:
+                if pen is not None and self.pen() != pen:
+                    raise StaleEpoch
+                await self._merge(rows, pen)
+
+    async def _merge(self, rows: Rows, pen: Pen | None) -> None:
+        with self._counted():
+            applied = await self.database.write(partial(_apply, rows, pen))
+        if applied.roster_changed:
+            await self.reload_roster()
+        if rows.last:
+            self.vector = quorum.merge(self.vector, applied.vector)
+            self.committed = quorum.merge(self.committed, applied.committed)
+            self._advance()
+        self.changed.notify()
 
     async def follow(self) -> None:
         """Pulls from whoever leads, for ever."""

@@ -1,4 +1,4 @@
-"""Fixtures for tests with real daemons. Where no network can be made, a test is skipped with the reason; in CI it fails."""
+"""Fixtures for tests with real daemons; where no network can be made they skip with the reason, or fail in CI."""
 
 from __future__ import annotations
 

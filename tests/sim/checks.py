@@ -68,6 +68,8 @@ class Checker:
         for task, answer in self.told.acknowledged.items():
             if not answer.queued:
                 self._look_for(task, answer)
+        for bug in self.world.network.bugs:
+            self.fail(f"a handler broke: {bug}")
 
     def _look_at_row(self, node: str, task: str, key: tuple[Any, ...]) -> None:
         before = self._keys.get((node, task))

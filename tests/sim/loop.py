@@ -102,6 +102,11 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self.tasks.append(task)
         return task
 
+    @property
+    def now(self) -> float:
+        """Seconds on no process's clock."""
+        return self._virtual.now
+
     def time(self) -> float:
         """Seconds on the clock of the process that asks."""
         process = PROCESS.get()

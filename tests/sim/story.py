@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
 from meshq.config import Config
 from meshq.core import requests as ask
-from meshq.core.requests import ClaimRef, Job, Outcome, TaskSpec, TaskView
+from meshq.core.requests import ClaimRef, Job, Outcome, TaskInfo, TaskSpec, TaskView
 from meshq.errors import MeshqError
 from meshq.node.node import Node
 from meshq.wire import values
 from tests.sim.checks import Checker
-from tests.sim.host import TASKS
+from tests.sim.host import TASKS, SimPool
 from tests.sim.world import SimWorld
 
 T = TypeVar("T")
 Story = Callable[[SimWorld], Coroutine[Any, Any, None]]
-NAMES = tuple(task.name for task in TASKS)
 LOOK_S = 0.05
 # Nobody waits longer for an answer; a daemon that died never gives one.
 ANSWER_S = 120.0
@@ -40,6 +40,7 @@ def story(machines: int = 1, *, slots: int = 0, form: bool = True, **settings: A
             world = SimWorld(11, machines, Config(**settings), slots=slots)
             world.run(_told(world, told, form=form))
             assert world.failures == []
+            assert world.network.bugs == []
 
         test.__name__, test.__doc__ = told.__name__, told.__doc__
         return test
@@ -126,6 +127,19 @@ def running(world: SimWorld, node: str) -> Node:
     return found
 
 
+def pool(world: SimWorld, node: str) -> SimPool:
+    """What runs tasks on this machine."""
+    found = world.machines[node].pool
+    assert found is not None, "there is no daemon"
+    return found
+
+
+def leader_known_to(world: SimWorld, node: str) -> str | None:
+    """Whom this machine's daemon takes for the leader, when it last noticed a change; None too where there is none."""
+    found = world.machines[node].running
+    return found.elector.leader() if found is not None else None
+
+
 def members(world: SimWorld, node: str) -> tuple[str, ...]:
     """The roster as this machine knows it."""
     return running(world, node).replicator.roster.members
@@ -140,6 +154,11 @@ def waiting_outcomes(world: SimWorld, node: str) -> int:
 def packed(*args: Any) -> bytes:
     """Arguments as a client packs them."""
     return values.pack([list(args), {}])
+
+
+def states(world: SimWorld, node: str) -> dict[str, int]:
+    """How many tasks there are on this machine's disk, by state."""
+    return Counter(str(state) for (state,) in world.machines[node].disk.rows("SELECT state FROM tasks"))
 
 
 def message_of(shown: TaskView) -> str:
@@ -158,32 +177,35 @@ class Worker:
         world: Where.
         node: The machine that it speaks to.
         name: Its node id.
+        tasks: Those that it knows.
     """
 
-    def __init__(self, world: SimWorld, node: str, name: str) -> None:
-        self.world, self.node, self.name = world, node, name
+    def __init__(self, world: SimWorld, node: str, name: str, tasks: tuple[TaskInfo, ...] = TASKS) -> None:
+        self.world, self.node, self.name, self.tasks = world, node, name, tasks
         self.boot, self.number = "1", 0
 
     async def beat(self, *runs: Job) -> tuple[str, ...]:
         """Names all its runs; the tasks whose runs count no longer."""
         beat = ask.Heartbeat(
-            node=self.name, boot=self.boot, name=self.name, slots=1, running=_claims(runs), tasks=TASKS
+            node=self.name, boot=self.boot, name=self.name, slots=1, running=_claims(runs), tasks=self.tasks
         )
         answer: ask.HeartbeatAnswer = await call(self.world, self.node, beat)
         return answer.invalid
 
-    def ask(self, wait_s: float = 0.0, *, free: int = 1, holds: Sequence[Job] = (), number: int | None = None) -> ask.Get:
+    def next_get(
+        self, wait_s: float = 0.0, *, free: int = 1, holds: Sequence[Job] = (), number: int | None = None
+    ) -> ask.Get:
         """Its next Get, or one of another number."""
         if number is None:
             self.number += 1
         return ask.Get(
             node=self.name, boot=self.boot, number=self.number if number is None else number, slots=1, free=free,
-            names=NAMES, holds=_claims(holds), wait_s=wait_s,
+            names=tuple(task.name for task in self.tasks), holds=_claims(holds), wait_s=wait_s,
         )  # fmt: skip
 
     async def get(self, wait_s: float = 0.0, **options: Any) -> tuple[Job, ...]:
         """What it is given."""
-        answer: ask.Got = await call(self.world, self.node, self.ask(wait_s, **options))
+        answer: ask.Got = await call(self.world, self.node, self.next_get(wait_s, **options))
         return answer.jobs
 
     async def one(self, wait_s: float = 1.0, **options: Any) -> Job:

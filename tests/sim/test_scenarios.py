@@ -221,3 +221,45 @@ def _follows(world: SimWorld, node: str, leader: str) -> bool:
 
 def test_a_leader_that_slept_is_no_leader_when_it_wakes() -> None:
     assert broken(sleeping_leader) == []
+
+
+# -- a claim that comes home after the census -------------------------------------------------------------
+
+
+async def late_claim(world: SimWorld, checker: Checker) -> None:
+    first, second, _ = world.nodes
+    await worker_says(world, first, "w1")
+    spec = world.spec()
+    checker.on_submitted(await world.submit(first, spec))
+    # Everybody knows that it is committed, so that nobody re-stamps it.
+    await asyncio.sleep(2.0)
+    # The first leader gives it away, which reaches nobody, nor does the answer reach the worker.
+    world.network.isolate(first)
+    await worker_gets(world, first, "w1")
+    await world.until("the second leads", lambda: world.reigns(second))
+    await worker_says(world, second, "w1")
+    await world.until("the census is over", lambda: _census_over(world, second))
+    assert _state_at(world, second, spec.id) == "pending"
+    world.network.heal()
+    await world.until("the claim is home", lambda: _state_at(world, second, spec.id) == "running")
+    since_s = world.loop.time()
+    while _state_at(world, second, spec.id) == "running":
+        assert world.loop.time() - since_s < 25.0, "the task runs nowhere, and waits for ever"
+        await worker_says(world, second, "w1")
+        await asyncio.sleep(1.0)
+    assert (await worker_gets(world, second, "w1")).attempt == 2
+
+
+def _census_over(world: SimWorld, node: str) -> bool:
+    running = world.machines[node].running
+    reign = running.leadership.reign if running is not None else None
+    return reign is not None and reign.dispatcher.census_over
+
+
+def _state_at(world: SimWorld, node: str, task: str) -> object:
+    ((state,),) = world.machines[node].disk.rows(f"SELECT state FROM tasks WHERE id = '{task}'")
+    return state
+
+
+def test_a_claim_that_comes_home_late_and_that_nobody_has_is_free_again() -> None:
+    assert broken(late_claim) == []

@@ -17,7 +17,7 @@ from meshq.store.promise import PromiseStore
 from meshq.wire import values
 from tests.sim.host import TASKS, WALL_START_MS, Disk, SimClock, SimPool
 from tests.sim.loop import Process, VirtualLoop
-from tests.sim.network import Host, Network, SimTransport
+from tests.sim.network import Network, SimTransport
 
 T = TypeVar("T")
 DISK_S = (0.0002, 0.002)
@@ -103,8 +103,9 @@ class SimWorld:
         pool = machine.pool = SimPool(self.loop, rng, self.slots, who, self._ran(machine))
         announced = asyncio.Event()
         announced.set()
+        transport = SimTransport(self.network, machine.node, process)
         world = World(
-            clock=clock, transport=SimTransport(self.network, machine.node, process), database=queue,
+            clock=clock, transport=transport, database=queue,
             promises=PromiseStore(promise), outbox=Outbox(outbox, clock.wall_ms), pool=pool, tasks=TASKS,
             announced=announced, told=lambda node, addresses: None, addresses=lambda: (f"{machine.name}:7373",),
             address_of=lambda node: None,
@@ -113,7 +114,7 @@ class SimWorld:
         node = Node(machine.node, boot, machine.name, machine.config, world, on_stop=lambda: None)
         await node.load()
         machine.running = node
-        self.network.hosts[machine.node] = Host(machine.node, process, node)
+        transport.listen(node)
         await node.run()
 
     def _ran(self, machine: Machine) -> Callable[[Job], None]:
@@ -129,6 +130,7 @@ class SimWorld:
             self.tell(f"{machine.name} crashes")
             machine.process.dead = True
             machine.running = None
+            self.network.look()
 
     def pause(self, node: str) -> None:
         """SIGSTOP."""
@@ -234,6 +236,7 @@ class SimWorld:
 
     def _close(self) -> None:
         """Ends every task in order, those of dead processes too: what was held back runs now, and is cancelled."""
+        self.network.close()
         self.loop.set_exception_handler(lambda loop, context: None)
         for task in self.loop.tasks:
             task.cancel()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -81,9 +82,21 @@ def refuses(voter: str, request: Renew, sent_s: float, *, epoch: int, reason: st
     return Answered(voter, sent_s, request, RenewAnswer(followed=False, epoch=epoch, reason=reason))
 
 
+def role_of(lease: Lease) -> Role:
+    """Where it stands; a call, so that a checker does not take it for what it was a step ago."""
+    return lease.role
+
+
 def only(effects: Iterable[Effect], kind: type[T]) -> list[T]:
     """The effects of one kind."""
     return [effect for effect in effects if isinstance(effect, kind)]
+
+
+def comes_after(effects: list[Effect], first: type[Effect], later: type[Effect]) -> bool:
+    """Whether every effect of the one kind stands before all of the other."""
+    firsts = [index for index, effect in enumerate(effects) if isinstance(effect, first)]
+    laters = [index for index, effect in enumerate(effects) if isinstance(effect, later)]
+    return bool(firsts) and bool(laters) and max(firsts) < min(laters)
 
 
 def sent(effects: Iterable[Effect], kind: type[T]) -> dict[str, T]:
@@ -105,9 +118,9 @@ def win(lease: Lease, now: float, *voters: str, roster: Roster | None = None) ->
     effects = lease.step(Tick(), now)
     for voter in voters:
         ballot = sent(effects, Vote).get(voter) or vote_for(lease.voter.promise.epoch + 1, pre=True)
-        if lease.role is Role.ASKING:
+        if role_of(lease) is Role.ASKING:
             effects = lease.step(says_yes(voter, ballot, now, epoch=0, roster=roster), now)
-    assert lease.role is Role.VOTING
+    assert role_of(lease) is Role.VOTING
     ballot = vote_for(lease.epoch)
     story = list(effects)
     for voter in voters:
@@ -149,13 +162,17 @@ class Bench:
     cuts: set[tuple[str, str]] = field(default_factory=set)
     full: set[str] = field(default_factory=set)
     lets_go: bool = True
+    hello_s: float = 0.0
     bag: list[Flight] = field(default_factory=list)
     led: list[tuple[str, int]] = field(default_factory=list)
 
     @classmethod
     def of(cls, *nodes: str, members: tuple[str, ...] = (), jitter: float = 0.0) -> Bench:
-        """Fresh nodes, all on one roster."""
-        return cls({node: lease_of(node, members or nodes, jitter=jitter) for node in nodes})
+        """Fresh nodes, all on one roster, which have just said hello."""
+        bench = cls({node: lease_of(node, members or nodes, jitter=jitter) for node in nodes})
+        for node, other in itertools.permutations(nodes, 2):
+            bench.leases[node].standing.answered(other, 0.0)
+        return bench
 
     def leaders(self) -> list[str]:
         """Who leads at this instant."""
@@ -227,17 +244,24 @@ class Bench:
         if flight.to in self.leases and flight.to not in self.down and (flight.sender, flight.to) not in self.cuts:
             self.step(flight.to, flight.event, flight.sender, flight.sent_s)
 
+    def hello(self) -> None:
+        """Each node hears from every other that it reaches and that reaches it."""
+        for node, other in itertools.permutations(self.leases, 2):
+            if not {node, other} & self.down and not {(node, other), (other, node)} & self.cuts:
+                self.step(node, Heard(other))
+
     def run(self, seconds: float) -> None:
         """Lets time pass, with all that is due in it."""
         until = self.now + seconds
         while True:
+            if self.hello_s <= self.now:
+                self.hello_s = self.now + TIMING.heartbeat_s
+                self.hello()
             flight = min(self.bag, key=lambda each: each.due_s, default=None)
             up = [node for node in sorted(self.leases) if node not in self.down]
             timers = [(max(self.leases[node].deadline(self.now), self.now), node) for node in up]
             timer_s, node = min(timers, default=(until + 1, ""))
-            # Who is alive changes without an event, so nobody sleeps longer than this.
-            look_s = self.now + 0.1
-            next_s = min(timer_s, look_s, flight.due_s if flight else until + 1)
+            next_s = min(timer_s, self.hello_s, max(flight.due_s, self.now) if flight else until + 1)
             if next_s > until:
                 self.now = until
                 return
@@ -247,6 +271,14 @@ class Bench:
                 self.deliver(flight)
             elif timer_s <= next_s:
                 self.step(node, Tick())
+
+    def run_until(self, holds: Callable[[], bool], within_s: float) -> float:
+        """Lets time pass until something holds; how long that took."""
+        began_s = self.now
+        while not holds():
+            assert self.now - began_s < within_s, f"it does not hold after {within_s} s"
+            self.run(0.01)
+        return self.now - began_s
 
 
 def is_refused(reply: object) -> bool:

@@ -8,7 +8,7 @@ from meshq.core.events import Persist, Promise, Received, Reply, Resign, VoteRep
 from meshq.core.membership import NOBODY
 from meshq.core.messages import RenewAnswer
 from meshq.core.voter import Voter
-from tests.unit.lease_bench import A, B, C, GENESIS, TIMING, lease_of, only, renewal, reply_to, vote_for
+from tests.unit.lease_bench import GENESIS, TIMING, A, B, C, lease_of, only, renewal, reply_to, vote_for
 
 LEASE_S = TIMING.lease_s
 
@@ -24,7 +24,9 @@ def promised_to(holder: str, epoch: int = 5, *, now: float = 0.0) -> Voter:
     return voter
 
 
-def refusal(voter: Voter, candidate: str, epoch: int, now: float, *, pre: bool = False, held: tuple[int, str] = (0, "")) -> str:
+def refusal(
+    voter: Voter, candidate: str, epoch: int, now: float, *, pre: bool = False, held: tuple[int, str] = (0, "")
+) -> str:
     return voter.refusal(candidate, vote_for(epoch, pre=pre, held=held), GENESIS, now)
 
 
