@@ -41,7 +41,6 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     replica: Literal["auto", "never"] = "auto"
     tasks: tuple[str, ...] = ()
     log_format: Literal["text", "json"] = "text"
-    without_majority: Literal["survive", "stop"] = "survive"
 
     heartbeat_s: Seconds = 0.5
     lease_s: Seconds = 2.5

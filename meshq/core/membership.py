@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, replace
-
-from meshq.core import quorum
 
 RosterKey = tuple[int, int, int, str, int]
 
@@ -90,17 +88,12 @@ def next_change(roster: Roster, leader: str, nodes: Collection[Candidate], repli
     return None
 
 
-def handover_target(roster: Roster, leader: str, in_sync: Collection[str], leaving: Collection[str] = ()) -> str | None:
-    """The lowest replica other than the leader that holds everything and stays; None where there is none."""
-    fit = [node for node in roster.members if node != leader and node in in_sync and node not in leaving]
+def handover_target(roster: Roster, leader: str, in_sync: Collection[str]) -> str | None:
+    """The lowest replica other than the leader that holds everything; None where there is none."""
+    fit = [node for node in roster.members if node != leader and node in in_sync]
     return min(fit, default=None)
 
 
 def founder(me: str, fresh_peers: Collection[str]) -> str:
     """Who founds the cluster among fresh nodes that reach each other: the lowest id."""
     return min((me, *fresh_peers))
-
-
-def in_sync(vector: Mapping[str, int], committed: Mapping[str, int]) -> bool:
-    """Whether a node with this vector holds everything that was committed."""
-    return quorum.covers(vector, committed)

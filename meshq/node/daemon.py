@@ -60,7 +60,6 @@ class Daemon:
         self._announced = asyncio.Event()
         self._finder: Finder | None = None
         self._links: Links | None = None
-        self._server: Server | None = None
         self._node: Node | None = None
 
     def _new_id(self) -> str:
@@ -128,7 +127,7 @@ class Daemon:
             node.gateway, links, new_id=self._new_id, wall_ms=self.clock.wall_ms, body_bytes_max=config.body_bytes_max
         )
         port = None if self.alone else config.port
-        server = self._server = Server(app, host=config.host, port=port, unix_path=socket_path(self.data_dir))
+        server = Server(app, host=config.host, port=port, unix_path=socket_path(self.data_dir))
         await server.start()
         try:
             self._greet(me, name, server.port)

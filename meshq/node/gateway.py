@@ -224,7 +224,7 @@ class Gateway:
             self._counters.add("status_without_leader", str(error))
             return await self._views.status()
         if isinstance(answer, ask.Status):
-            return replace(answer, node=self._me, queued=await self._outbox.count())
+            return replace(answer, node=self._me, queued=await self._outbox.count_submits())
         return answer
 
 

@@ -132,7 +132,7 @@ class Views:
             nodes=tuple(sorted(nodes, key=lambda view: view.id)),
             tasks=counts,
             per_minute=reign.dispatcher.per_minute() if reign else 0,
-            queued=await self._outbox.count(),
+            queued=await self._outbox.count_submits(),
         )
 
     def _node(self, node: str, leader: str | None) -> NodeView:

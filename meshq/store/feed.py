@@ -300,22 +300,6 @@ def _tops(conn: Connection, table: str) -> list[tuple[str, int]]:
     return conn.execute(_TOPS[table]).fetchall()
 
 
-def has_beyond(conn: Connection, vector: Mapping[str, int]) -> bool:
-    """Whether there is a row here with a stamp beyond this vector."""
-    return any(top > vector.get(writer, 0) for table in TABLES for writer, top in _tops(conn, table))
-
-
-def count_beyond(conn: Connection, vector: Mapping[str, int]) -> int:
-    """How many rows here have a stamp beyond this vector."""
-    total = 0
-    for table in TABLES:
-        for writer, top in _tops(conn, table):
-            if top > vector.get(writer, 0):
-                sql = f"SELECT count(*) FROM {table} WHERE writer = ? AND seq > ?"
-                total += conn.execute(sql, (writer, vector.get(writer, 0))).fetchone()[0]
-    return total
-
-
 def _packed_beyond(conn: Connection, vector: Mapping[str, int]) -> Iterator[bytes]:
     for table in TABLES:
         for writer, top in _tops(conn, table):

@@ -28,13 +28,11 @@ class FinishDone:
         dropped: Those that counted for nothing: task -> `finished`, `unknown` or `not the present claim`.
         seq: What must be committed, that of an earlier outcome of a dropped one included.
         finished: The tasks that are finished now.
-        reopened: The tasks that wait again.
     """
 
     dropped: dict[str, str]
     seq: int
     finished: tuple[str, ...]
-    reopened: tuple[str, ...]
 
 
 def release(conn: Connection, pen: Pen, ids: Iterable[str], *, lost: bool, losses_max: int, now_ms: int) -> int:
@@ -159,5 +157,4 @@ def _written(conn: Connection, pen: Pen, changed: Sequence[Task], dropped: dict[
         dropped=dropped,
         seq=max(write_tasks(conn, pen, changed), seq),
         finished=tuple(task.id for task in changed if task.state in FINISHED),
-        reopened=tuple(task.id for task in changed if task.state == State.PENDING),
     )

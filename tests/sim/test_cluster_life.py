@@ -6,9 +6,25 @@ import asyncio
 from collections import Counter
 from typing import Any
 
+import pytest
+
 from meshq.config import Config
 from meshq.core.messages import Hello, Pull, Renew, Rows, Vote, VoteAnswer
-from tests.sim.story import begin, leader_known_to, members, of, running, states, status, stop, story, submit, view
+from meshq.errors import Stopping
+from tests.sim.story import (
+    begin,
+    leader_known_to,
+    members,
+    of,
+    pool,
+    running,
+    states,
+    status,
+    stop,
+    story,
+    submit,
+    view,
+)
 from tests.sim.world import SimWorld
 
 # -- growing ---------------------------------------------------------------------------------------------
@@ -128,6 +144,81 @@ async def test_a_leader_that_stops_hands_over_and_no_task_runs_twice(world: SimW
     assert {task.losses + task.failures + task.crashes for task in shown} == {0}
 
 
+@story(machines=3, slots=1)
+async def test_nobody_hands_over_to_one_that_stops_itself(world: SimWorld) -> None:
+    first, second, third = world.nodes
+    pool(world, second).run_s = (9.0, 9.0)
+    await submit(world, first, *(world.spec() for _ in world.nodes))
+    await world.until("only the second runs", lambda: states(world, first) == {"done": 2, "running": 1})
+    assert pool(world, second).running() == 1
+    stopping = [asyncio.create_task(stop(world, second))]
+    await asyncio.sleep(2.0)
+    stopping.append(asyncio.create_task(stop(world, first)))
+    led = set()
+    while not all(task.done() for task in stopping):
+        led.update(world.leaders())
+        await asyncio.sleep(0.01)
+    assert led == {first, third}
+    assert members(world, third) == (third,)
+
+
+@story(machines=3, slots=1)
+async def test_a_run_that_outlasts_the_drain_goes_to_another_and_counts_for_nothing(world: SimWorld) -> None:
+    first, _, third = world.nodes
+    for node in world.nodes:
+        pool(world, node).run_s = (30.0, 30.0)
+    specs = [world.spec() for _ in world.nodes]
+    await submit(world, first, *specs)
+    await world.until("all run", lambda: len(world.runs) == 3)
+    broken_off = pool(world, third).held()[0].id
+    stopping = asyncio.create_task(stop(world, third))
+    await asyncio.sleep(1.0)
+    with pytest.raises(Stopping):
+        await submit(world, third, world.spec())
+    since = world.loop.time()
+    await stopping
+    assert 8.5 < world.loop.time() - since < 12.0
+    assert (await view(world, first, broken_off)).state == "pending"
+    for spec in specs:
+        shown = await view(world, first, spec.id, wait_s=60.0)
+        assert (shown.state, shown.attempt) == ("done", 1 + (spec.id == broken_off))
+        assert shown.losses + shown.failures + shown.crashes == 0
+
+
+@story(machines=2, slots=1)
+async def test_of_two_machines_either_may_stop_in_order_and_the_other_goes_on(world: SimWorld) -> None:
+    first, second = world.nodes
+    await _goes_on_alone(world, leaves=first, stays=second)
+    await _goes_on_alone(world, leaves=second, stays=first)
+
+
+async def _goes_on_alone(world: SimWorld, *, leaves: str, stays: str) -> None:
+    await stop(world, leaves)
+    await world.until("the other leads alone", lambda: world.reigns(stays))
+    assert members(world, stays) == (stays,)
+    answer = await submit(world, stays, spec := world.spec())
+    assert answer.majority
+    assert (await view(world, stays, spec.id, wait_s=10.0)).state == "done"
+    world.start(leaves)
+    await world.until("both are replicas", world.is_one_cluster)
+
+
+@story(machines=3, slots=1)
+async def test_all_stop_at_once_and_start_again(world: SimWorld) -> None:
+    specs = [world.spec() for _ in range(60)]
+    await submit(world, world.nodes[1], *specs)
+    await world.until("some have run", lambda: len(world.runs) > 10)
+    since = world.loop.time()
+    await asyncio.gather(*(stop(world, node) for node in world.nodes))
+    assert world.loop.time() - since < 25.0
+    assert len(world.runs) < 60, "there was work left when they stopped"
+    for node in reversed(world.nodes):
+        world.start(node)
+    await world.until("one cluster of all", world.is_one_cluster)
+    await world.until("all is done", lambda: states(world, world.nodes[0]) == {"done": 60})
+    assert Counter(task for task, _, _ in world.runs) == {spec.id: 1 for spec in specs}
+
+
 @story(machines=3)
 async def test_all_stop_one_after_the_other_and_start_again_in_another_order(world: SimWorld) -> None:
     first, second, third = world.nodes
@@ -193,6 +284,8 @@ async def _removed(world: SimWorld, unheard: type) -> None:
     world.network.tap = tap
     world.network.cuts.clear()
     await world.until("it knows", lambda: members(world, third) == (first, second), 20.0)
+    await asyncio.sleep(5.0)
+    assert members(world, first) == (first, second), "nor does it come back by itself"
     # It stands no more, even when nobody else is left.
     votes.clear()
     world.crash(first)

@@ -88,7 +88,8 @@ async def test_a_lone_minority_leads_no_more_but_answers_and_keeps_what_it_is_gi
     first, second, _ = world.nodes
     old = [world.spec() for _ in range(5)]
     await submit(world, first, *old)
-    await world.until("all are done", lambda: states(world, first) == {"done": 5})
+    await world.until("all are done", lambda: all(states(world, node) == {"done": 5} for node in world.nodes))
+    await asyncio.sleep(1.0)
     world.network.isolate(first)
     await world.until("the others have a leader", lambda: world.leaders() == [second])
     assert leader_known_to(world, first) is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from meshq.core.events import (
     Answered,
@@ -147,11 +147,12 @@ class Flight:
     sent_s: float = 0.0
 
 
-@dataclass(slots=True)
+@dataclass
 class Bench:
-    """Nodes side by side on one clock. What is sent arrives after `delay_s`, unless something is `down` or cut.
+    """Nodes side by side. What is sent arrives after `delay_s`, unless something is `down` or cut.
 
-    Its fields are what a test breaks: nodes that are `down`, ordered pairs in `cuts`, nodes whose disk is `full`.
+    Its fields are what a test breaks: nodes that are `down` or `paused`, ordered pairs in `cuts`, nodes whose disk is
+    `full`, and how fast the nodes' clocks run.
     """
 
     leases: dict[str, Lease]
@@ -159,30 +160,37 @@ class Bench:
     delay_s: float = 0.001
     disks: dict[str, Promise] = field(default_factory=dict)
     down: set[str] = field(default_factory=set)
+    paused: set[str] = field(default_factory=set)
     cuts: set[tuple[str, str]] = field(default_factory=set)
     full: set[str] = field(default_factory=set)
+    rates: dict[str, float] = field(default_factory=dict)
     lets_go: bool = True
     hello_s: float = 0.0
     bag: list[Flight] = field(default_factory=list)
     led: list[tuple[str, int]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, *nodes: str, members: tuple[str, ...] = (), jitter: float = 0.0) -> Bench:
+    def of(cls, *nodes: str, members: tuple[str, ...] = (), jitter: float = 0.0) -> Self:
         """Fresh nodes, all on one roster, which have just said hello."""
         bench = cls({node: lease_of(node, members or nodes, jitter=jitter) for node in nodes})
         for node, other in itertools.permutations(nodes, 2):
             bench.leases[node].standing.answered(other, 0.0)
         return bench
 
+    def clock(self, node: str) -> float:
+        """What this node's clock shows."""
+        return self.now * self.rates.get(node, 1.0)
+
     def leaders(self) -> list[str]:
-        """Who leads at this instant."""
-        return [node for node in self.leases if node not in self.down and self.leases[node].leads(self.now)]
+        """Who leads at this instant, each by its own clock."""
+        return [node for node in self.leases if node not in self.down and self.leases[node].leads(self.clock(node))]
 
     def restart(self, node: str) -> None:
         """A node starts again, with what its disk holds."""
         self.down.discard(node)
+        self.paused.discard(node)
         promise = self.disks.get(node, Promise())
-        self.leases[node] = Lease(node, promise, self.leases[node].roster, TIMING, self.now, lambda: 0.0)
+        self.leases[node] = Lease(node, promise, self.leases[node].roster, TIMING, self.clock(node), lambda: 0.0)
 
     def crash(self, node: str) -> None:
         """A node's process ends; what was on its way to it is gone."""
@@ -191,7 +199,7 @@ class Bench:
 
     def step(self, node: str, event: Event, sender: str = "", sent_s: float = 0.0) -> list[Effect]:
         """One event at one node, with all that follows from it there."""
-        effects = self.leases[node].step(event, self.now)
+        effects = self.leases[node].step(event, self.clock(node))
         for effect in effects:
             if isinstance(effect, Persist):
                 if node in self.full:
@@ -199,18 +207,26 @@ class Bench:
                     break
                 self.disks[node] = effect.promise
             self._carry_out(node, effect, event, sender, sent_s)
+        self.look()
         return effects
+
+    def look(self) -> None:
+        """Never two leaders, and never two of one epoch."""
+        leaders = self.leaders()
+        assert len(leaders) <= 1, f"{leaders} at {self.now}"
+        by_epoch = {epoch: node for node, epoch in self.led}
+        assert all(by_epoch[epoch] == node for node, epoch in self.led), f"an epoch was led twice: {self.led}"
 
     def _carry_out(self, node: str, effect: Effect, event: Event, sender: str, sent_s: float) -> None:
         match effect:
             case Send(to, message):
-                self._post(node, to, Received(node, message))
+                self.post(node, to, Received(node, message))
             case SendAll(renew):
                 for other in self.leases:
                     if other != node:
-                        self._post(node, other, Received(node, renew))
+                        self.post(node, other, Received(node, renew))
             case Reply() | VoteReply() if isinstance(event, Received):
-                self._post(node, sender, self._answer(node, event, effect, sent_s))
+                self.post(node, sender, self._answer(node, event, effect, sent_s))
             case Gather(epoch, granters):
                 for granter in granters:
                     self.bag.append(Flight(self.now + 2 * self.delay_s, node, self._gathered(node, epoch, granter)))
@@ -236,18 +252,19 @@ class Bench:
             return GatherFailed(epoch, granter)
         return Gathered(epoch, granter, newest([self.leases[node].roster, self.leases[granter].roster]))
 
-    def _post(self, sender: str, to: str, event: Event) -> None:
-        self.bag.append(Flight(self.now + self.delay_s, to, event, sender, self.now))
+    def post(self, sender: str, to: str, event: Event) -> None:
+        """Sends something on its way; the instant by the sender's clock goes with it."""
+        self.bag.append(Flight(self.now + self.delay_s, to, event, sender, self.clock(sender)))
 
     def deliver(self, flight: Flight) -> None:
         """Brings what is on its way where it goes, if it gets there."""
-        if flight.to in self.leases and flight.to not in self.down and (flight.sender, flight.to) not in self.cuts:
+        if flight.to not in self.down and (flight.sender, flight.to) not in self.cuts:
             self.step(flight.to, flight.event, flight.sender, flight.sent_s)
 
     def hello(self) -> None:
         """Each node hears from every other that it reaches and that reaches it."""
         for node, other in itertools.permutations(self.leases, 2):
-            if not {node, other} & self.down and not {(node, other), (other, node)} & self.cuts:
+            if not {node, other} & (self.down | self.paused) and not {(node, other), (other, node)} & self.cuts:
                 self.step(node, Heard(other))
 
     def run(self, seconds: float) -> None:
@@ -257,11 +274,10 @@ class Bench:
             if self.hello_s <= self.now:
                 self.hello_s = self.now + TIMING.heartbeat_s
                 self.hello()
-            flight = min(self.bag, key=lambda each: each.due_s, default=None)
-            up = [node for node in sorted(self.leases) if node not in self.down]
-            timers = [(max(self.leases[node].deadline(self.now), self.now), node) for node in up]
-            timer_s, node = min(timers, default=(until + 1, ""))
-            next_s = min(timer_s, self.hello_s, max(flight.due_s, self.now) if flight else until + 1)
+            reach = [flight for flight in self.bag if flight.to not in self.paused]
+            flight = min(reach, key=lambda each: each.due_s, default=None)
+            timer_s, node = min(self._timers(), default=(until + 1, ""))
+            next_s = max(self.now, min(timer_s, self.hello_s, flight.due_s if flight else until + 1))
             if next_s > until:
                 self.now = until
                 return
@@ -271,6 +287,11 @@ class Bench:
                 self.deliver(flight)
             elif timer_s <= next_s:
                 self.step(node, Tick())
+
+    def _timers(self) -> Iterable[tuple[float, str]]:
+        for node in self.leases.keys() - self.down - self.paused:
+            # A hair later, so that the node's own clock shows the instant, however the division was rounded.
+            yield self.leases[node].deadline(self.clock(node)) / self.rates.get(node, 1.0) + 1e-9, node
 
     def run_until(self, holds: Callable[[], bool], within_s: float) -> float:
         """Lets time pass until something holds; how long that took."""

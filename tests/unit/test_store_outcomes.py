@@ -63,7 +63,7 @@ def message(conn: Connection, id_: str = "1") -> dict[str, str]:
 
 def test_a_success_of_the_present_claim_finishes_the_task(conn: Connection) -> None:
     runs(conn, "1")
-    assert finish(conn, outcome("1")) == queue.FinishDone({}, 3, ("1",), ())
+    assert finish(conn, outcome("1")) == queue.FinishDone({}, 3, ("1",))
     task = there(conn)
     assert (task.state, task.result, task.worker, task.finished_ms, task.majority) == ("done", b"r", "w", 10_000, 1)
 
@@ -81,7 +81,7 @@ def test_anything_else_counts_only_from_the_present_claim(conn: Connection, kind
     queue.release(conn, PEN, ["2"], lost=False, losses_max=5, now_ms=1)
     before = there(conn)
     done = finish(conn, outcome("1", kind), present=False)
-    assert done == queue.FinishDone({"1": "not the present claim"}, 0, (), ())
+    assert done == queue.FinishDone({"1": "not the present claim"}, 0, ())
     assert there(conn) == before
     assert finish(conn, outcome("2", kind)).dropped == {"2": "not the present claim"}, "it does not run"
 
@@ -90,7 +90,7 @@ def test_a_duplicate_is_dropped_and_waits_for_the_commit_of_the_first(conn: Conn
     runs(conn, "1")
     first = finish(conn, outcome("1", result=b"first"))
     again = finish(conn, outcome("1", result=b"second"), outcome("unknown"))
-    assert again == queue.FinishDone({"1": "finished", "unknown": "unknown"}, first.seq, (), ())
+    assert again == queue.FinishDone({"1": "finished", "unknown": "unknown"}, first.seq, ())
     assert there(conn).result == b"first"
     assert finish(conn, outcome("1"), pen=Pen("b", 2, True)).seq == 0
 
@@ -98,13 +98,13 @@ def test_a_duplicate_is_dropped_and_waits_for_the_commit_of_the_first(conn: Conn
 def test_two_outcomes_of_one_task_in_one_message_are_taken_in_order(conn: Connection) -> None:
     runs(conn, "1", "2", retries=1)
     done = finish(conn, outcome("1"), outcome("1"), outcome("2", "failed"), outcome("2"))
-    assert (done.dropped, done.finished, done.reopened) == ({"1": "finished"}, ("1", "2"), ())
+    assert (done.dropped, done.finished) == ({"1": "finished"}, ("1", "2"))
     assert there(conn, "2").failures == 1
 
 
 def test_a_failure_is_tried_again_later_and_later_while_retries_are_left(conn: Connection) -> None:
     runs(conn, "1", retries=2)
-    assert finish(conn, outcome("1", "failed")).reopened == ("1",)
+    assert finish(conn, outcome("1", "failed")).finished == ()
     assert (there(conn).state, there(conn).failures, there(conn).not_before_ms) == ("pending", 1, 11_000)
     assert claim(conn, 10_999) == []
     assert len(claim(conn, 11_000)) == 1
@@ -124,7 +124,7 @@ def test_a_final_failure_is_not_tried_again(conn: Connection) -> None:
 def test_the_third_crash_ends_the_task_and_says_so(conn: Connection) -> None:
     runs(conn, "1")
     for crashes in (1, 2):
-        assert finish(conn, outcome("1", "crashed")).reopened == ("1",)
+        assert finish(conn, outcome("1", "crashed")).finished == ()
         assert (there(conn).crashes, there(conn).failures) == (crashes, 0)
         claim(conn, 99_000)
     assert finish(conn, outcome("1", "crashed")).finished == ("1",)
@@ -145,7 +145,7 @@ def test_an_error_that_cannot_be_read_still_ends_with_the_reason(conn: Connectio
 
 def test_a_released_run_costs_nothing_but_its_attempt(conn: Connection) -> None:
     runs(conn, "1")
-    assert finish(conn, outcome("1", "released")).reopened == ("1",)
+    assert finish(conn, outcome("1", "released")).finished == ()
     task = there(conn)
     assert (task.state, task.failures, task.crashes, task.losses, task.worker) == ("pending", 0, 0, 0, None)
 
