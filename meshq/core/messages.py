@@ -29,21 +29,20 @@ class PeerHint:
 class Hello:
     """Who I am and what I know; asked twice a second, answered in kind. Liveness is an answer to this."""
 
-    node: str
     boot: str
     name: str
     addresses: tuple[str, ...]
-    genesis: str
     roster: Roster
-    epoch: int
-    leader: str | None
-    fresh: bool
     votes: bool
     slots: int
     running: int
     stopping: bool = False
     peers: tuple[PeerHint, ...] = ()
-    answer: bool = False
+
+    @property
+    def fresh(self) -> bool:
+        """Whether its sender belongs to no cluster yet."""
+        return not self.roster.genesis
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

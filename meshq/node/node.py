@@ -264,15 +264,10 @@ class Node:
         """Who this node is, as of now."""
         running, _ = self.agent.load()
         return Hello(
-            node=self.me,
             boot=self.boot,
             name=self.name,
             addresses=self._world.addresses(),
-            genesis=self.replicator.roster.genesis,
             roster=self.replicator.roster,
-            epoch=self.elector.promised_epoch,
-            leader=self.elector.leader(),
-            fresh=not self.replicator.roster.genesis,
             votes=self.config.replica != "never",
             slots=self._world.pool.slots,
             running=running,

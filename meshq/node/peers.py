@@ -159,7 +159,7 @@ class Peers:
         """Another node says hello; this node answers in kind."""
         await self._take(sender, hello, answered=False)
         hints = self._hints() if hello.peers else ()
-        return replace(self._describe(), answer=True, peers=hints)
+        return replace(self._describe(), peers=hints)
 
     async def _take(self, node: str, hello: Hello, *, answered: bool) -> None:
         peer = self.book.get(node)
