@@ -9,7 +9,6 @@ from meshq.core import quorum
 
 Vector = Mapping[str, int]
 NEVER = float("-inf")
-GOAL_LEASES = 4
 
 
 @dataclass(slots=True)
@@ -45,7 +44,7 @@ class Copies:
         """A node pulls: it holds this, and promised this epoch."""
         copy = self._copies.setdefault(node, _Copy(vector, epoch))
         copy.vector, copy.epoch = vector, epoch
-        if now - copy.goal_at < GOAL_LEASES * self._lease_s and quorum.covers(vector, copy.goal):
+        if now - copy.goal_at < self._lease_s and quorum.covers(vector, copy.goal):
             copy.synced_at = now
 
     def answered(self, node: str, committed: Vector, now: float) -> None:

@@ -57,18 +57,18 @@ class Intake:
             raise next(iter(problems.values()))
         now_ms = self._clock.wall_ms()
 
-        def work(conn: Connection, pen: Pen) -> queue.SubmitDone:
+        def work(conn: Connection, pen: Pen) -> tuple[str, ...]:
             if not request.late:
                 self._make_room(conn, request.tasks)
-            done = queue.submit(conn, pen, request.tasks, now_ms, self._config.inline_bytes_max)
+            ids = queue.submit(conn, pen, request.tasks, now_ms, self._config.inline_bytes_max)
             self._fail(conn, pen, problems, now_ms)
-            return done
+            return ids
 
-        done, seq = await self._replicator.write(work)
+        ids, seq = await self._replicator.write(work)
         copies = await self._replicator.commit(seq)
         self._waiters.wake(problems)
         needed = majority(len(self._replicator.roster.members))
-        return Submitted(ids=done.ids, copies=copies, majority=copies >= needed, queued=False)
+        return Submitted(ids=ids, copies=copies, majority=copies >= needed, queued=False)
 
     async def cancel(self, request: Cancel) -> TaskView:
         """Calls a task off; answers once that is committed. One that is finished stays as it is.
@@ -107,7 +107,7 @@ class Intake:
         if self._open_at_most + count > most:
             self._open_at_most = queue.open_count(conn)
             # One that is here already takes no room: its client repeats it, since the answer was lost.
-            count -= len(queue.get_stamps(conn, [spec.id for spec in specs]))
+            count -= len(queue.present(conn, [spec.id for spec in specs]))
         if self._open_at_most + count > most:
             raise QueueFull(f"the queue holds {self._open_at_most} of at most {most} tasks; try again later")
         self._open_at_most += count

@@ -26,12 +26,10 @@ class FinishDone:
 
     Args:
         dropped: Those that counted for nothing: task -> `finished`, `unknown` or `not the present claim`.
-        seq: What must be committed, that of an earlier outcome of a dropped one included.
         finished: The tasks that are finished now.
     """
 
     dropped: dict[str, str]
-    seq: int
     finished: tuple[str, ...]
 
 
@@ -97,22 +95,20 @@ def finish(
     tasks = get_many(conn, [outcome.task for outcome in outcomes])
     changed: dict[str, Task] = {}
     dropped: dict[str, str] = {}
-    seq = 0
     for outcome in outcomes:
         task = changed.get(outcome.task) or tasks.get(outcome.task)
         if task is None:
             dropped[outcome.task] = "unknown"
         elif task.state not in OPEN:
             dropped[outcome.task] = "finished"
-            # It may be acknowledged only together with the outcome that came before it.
-            seq = max(seq, task.seq if task.writer == pen.node else 0)
         elif outcome.kind == "done":
             changed[task.id] = _succeeded(conn, pen, task, outcome, worker, now_ms, inline_bytes_max)
         elif task.state == State.RUNNING and present(task, outcome):
             changed[task.id] = _ended(task, outcome, crashes_max, now_ms)
         else:
             dropped[outcome.task] = "not the present claim"
-    return _written(conn, pen, list(changed.values()), dropped, seq)
+    write_tasks(conn, pen, list(changed.values()))
+    return FinishDone(dropped, tuple(task.id for task in changed.values() if task.state in FINISHED))
 
 
 def _succeeded(
@@ -150,11 +146,3 @@ def _error_with(error: bytes | None, type_: str, reason: str) -> bytes:
     if not isinstance(known, dict) or not isinstance(known.get("message"), str):
         return pack({"type": type_, "message": reason, "traceback": ""})
     return pack({**known, "message": f"{known['message']} ({reason})"})
-
-
-def _written(conn: Connection, pen: Pen, changed: Sequence[Task], dropped: dict[str, str], seq: int) -> FinishDone:
-    return FinishDone(
-        dropped=dropped,
-        seq=max(write_tasks(conn, pen, changed), seq),
-        finished=tuple(task.id for task in changed if task.state in FINISHED),
-    )

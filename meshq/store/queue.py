@@ -37,7 +37,7 @@ from meshq.store.reads import (
 from meshq.store.rows import as_json
 
 __all__ = [
-    "Budget", "FinishDone", "SubmitDone", "adopt", "cancel", "claim", "counts", "find", "finish", "get", "get_many",
+    "Budget", "FinishDone", "adopt", "cancel", "claim", "counts", "find", "finish", "get", "get_many",
     "next_due_ms", "open_count", "page", "payload_of", "release", "retry_spec", "running", "running_ids",
     "running_workers", "submit", "views",
 ]  # fmt: skip
@@ -58,14 +58,6 @@ class Budget:
     slots_free: int
     ahead_s: float = 0.0
     run_s: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class SubmitDone:
-    """The tasks' ids, in the order of the specs; another id where the key belongs to a task that is there."""
-
-    ids: tuple[str, ...]
-    seq: int
 
 
 # -- submit ----------------------------------------------------------------------------------------------
@@ -97,7 +89,9 @@ def _holders_of_keys(conn: Connection, keys: Iterable[str]) -> dict[str, str]:
     return dict(rows.fetchall())
 
 
-def submit(conn: Connection, pen: Pen, specs: Sequence[TaskSpec], now_ms: int, inline_bytes_max: int) -> SubmitDone:
+def submit(
+    conn: Connection, pen: Pen, specs: Sequence[TaskSpec], now_ms: int, inline_bytes_max: int
+) -> tuple[str, ...]:
     """Keeps new tasks. One whose id is there is the same task; one whose key is there is the task that has the key.
 
     Args:
@@ -106,10 +100,12 @@ def submit(conn: Connection, pen: Pen, specs: Sequence[TaskSpec], now_ms: int, i
         specs: In the order in which they are to run.
         now_ms: The wall clock.
         inline_bytes_max: Larger arguments become rows of their own.
+
+    Returns:
+        The tasks' ids, in the order of the specs; another id where the key belongs to a task that is there.
     """
-    there = get_stamps(conn, [spec.id for spec in specs])
+    there = present(conn, [spec.id for spec in specs])
     by_key = _holders_of_keys(conn, [spec.key for spec in specs if spec.key is not None])
-    there |= get_stamps(conn, by_key.values())
     ids: list[str] = []
     new: dict[str, Task] = {}
     for spec in specs:
@@ -123,16 +119,14 @@ def submit(conn: Connection, pen: Pen, specs: Sequence[TaskSpec], now_ms: int, i
                 if not inline:
                     write_payload(conn, pen, f"{id_}/args", spec.payload)
         ids.append(id_)
-    seqs = [there[id_][1] for id_ in ids if id_ in there and there[id_][0] == pen.node]
-    return SubmitDone(ids=tuple(ids), seq=max(write_tasks(conn, pen, list(new.values())), *seqs, 0))
+    write_tasks(conn, pen, list(new.values()))
+    return tuple(ids)
 
 
-def get_stamps(conn: Connection, ids: Iterable[str]) -> dict[str, tuple[str, int]]:
-    """The stamps (writer, seq) of those of these tasks that are here."""
-    rows = conn.execute(
-        "SELECT id, writer, seq FROM tasks WHERE id IN (SELECT value FROM json_each(?))", (as_json(ids),)
-    )
-    return {id_: (writer, seq) for id_, writer, seq in rows}
+def present(conn: Connection, ids: Iterable[str]) -> set[str]:
+    """Those of these tasks that are here."""
+    rows = conn.execute("SELECT id FROM tasks WHERE id IN (SELECT value FROM json_each(?))", (as_json(ids),))
+    return {id_ for (id_,) in rows}
 
 
 # -- claims ----------------------------------------------------------------------------------------------

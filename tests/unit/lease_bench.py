@@ -205,6 +205,7 @@ class Bench:
                 if node in self.full:
                     self.step(node, Resign("the disk is full"))
                     break
+                assert effect.promise.epoch >= self.disks.get(node, Promise()).epoch, "a promised epoch never falls"
                 self.disks[node] = effect.promise
             self._carry_out(node, effect, event, sender, sent_s)
         self.look()

@@ -121,8 +121,12 @@ class Storm(Bench):
     """
 
     rng: random.Random
+    calm = False
 
     def post(self, sender: str, to: str, event: Event) -> None:
+        if self.calm:
+            super().post(sender, to, event)
+            return
         if self.rng.random() < 0.05:
             return
         for _ in range(2 if self.rng.random() < 0.1 else 1):
@@ -161,6 +165,7 @@ class Storm(Bench):
 
     def settle(self) -> None:
         """All is well again."""
+        self.calm = True
         self.cuts.clear()
         self.full.clear()
         self.paused.clear()
