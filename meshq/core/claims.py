@@ -34,13 +34,14 @@ class Worker:
     number: int = 0
     tasks: dict[str, TaskInfo] | None = None
     claims: dict[str, None] = field(default_factory=dict)
+    silenced: dict[str, None] = field(default_factory=dict)  # what its silence freed: lost, should it have died
 
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
     """What follows from a worker's naming its runs: which are not known here, which of its claims are free now.
 
-    `lost` are those of an earlier boot: the node itself was lost, not just the run.
+    `lost` are what an earlier boot ran, free by now: the node itself was lost, not just the run.
     """
 
     unknown: tuple[ClaimRef, ...] = ()
@@ -60,6 +61,7 @@ class Claims:
     def __init__(self, claim_s: float, dead_after_s: float) -> None:
         self.workers: dict[str, Worker] = {}
         self._claims: dict[str, Claim] = {}
+        self._ended: dict[ClaimRef, float] = {}
         self._claim_s = claim_s
         self._dead_after_s = dead_after_s
 
@@ -90,6 +92,12 @@ class Claims:
             if claim is not None and claim.node in self.workers:
                 self.workers[claim.node].claims.pop(task, None)
 
+    def end(self, runs: Iterable[ClaimRef], now: float) -> None:
+        """These runs have ended; a message that still names them was under way then."""
+        for ref in runs:
+            self.drop([ref.task])
+            self._ended[ref] = now + self._dead_after_s
+
     def speak(self, node: str, boot: str, runs: Collection[ClaimRef], now: float, number: int | None = None) -> Spoken:
         """A worker names all its runs, with a Get (numbered) or a heartbeat.
 
@@ -100,9 +108,11 @@ class Claims:
             # A message that was under way when the node started anew: its runs died with it.
             return Spoken(foreign=tuple(ref.task for ref in runs))
         lost: list[str] = []
+        freed: list[str] = []
         if worker is None or worker.boot != boot:
-            lost = list(worker.claims) if worker is not None else []
-            self.drop(lost)
+            if worker is not None:
+                freed, lost = list(worker.claims), [*worker.silenced, *worker.claims]
+            self.drop(freed)
             worker = self.workers[node] = Worker(node, boot, now)
         worker.heard_at = now
         named = {ref.task: ref for ref in runs}
@@ -110,16 +120,16 @@ class Claims:
         foreign: list[str] = []
         for ref in runs:
             claim = self._claims.get(ref.task)
-            if claim is None:
+            if claim is None and ref not in self._ended:
                 unknown.append(ref)
-            elif claim.node != node or claim.ref != ref:
+            elif claim is None or claim.node != node or claim.ref != ref:
                 foreign.append(ref.task)
             else:
                 self._claims[ref.task] = Claim(ref, node, boot, claim.name, claim.number, now + self._claim_s)
-        freed: list[str] = []
         if number is not None:
-            freed = [task for task in worker.claims if task not in named and self._claims[task].number < number]
-            self.drop(freed)
+            unnamed = [task for task in worker.claims if task not in named and self._claims[task].number < number]
+            self.drop(unnamed)
+            freed += unnamed
         return Spoken(tuple(unknown), tuple(foreign), tuple(freed), tuple(lost))
 
     def expire(self, now: float) -> list[str]:
@@ -128,8 +138,10 @@ class Claims:
         for worker in self.workers.values():
             if now - worker.heard_at >= self._dead_after_s:
                 freed += worker.claims
+                worker.silenced.update(worker.claims)
         freed += [task for task, claim in self._claims.items() if now >= claim.until and task not in freed]
         self.drop(freed)
+        self._ended = {ref: until for ref, until in self._ended.items() if now < until}
         return freed
 
     def alive(self, now: float) -> list[Worker]:

@@ -113,9 +113,10 @@ class Established:
 
 @dataclass(frozen=True, slots=True)
 class Resign:
-    """The node can't go on as leader or candidate."""
+    """The node can't go on as leader or candidate; of one epoch only where that is named."""
 
     reason: str
+    epoch: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

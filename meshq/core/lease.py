@@ -132,7 +132,7 @@ class Lease:
                 self.roster = newest([self.roster, roster])
             case Established(epoch) if epoch == self.epoch:
                 self.standing.succeeded()
-            case Resign(reason):
+            case Resign(reason, epoch) if epoch in (None, self.epoch):
                 self.voter.doubt()
                 return self._fail(reason, now)
             case HandOver(target) if self.leads(now):

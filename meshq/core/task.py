@@ -26,6 +26,7 @@ class Move(StrEnum):
     CLAIM = "claim"
     ADOPT = "adopt"
     RELEASE = "release"
+    LOSE = "lose"
     RETRY = "retry"
     SUCCEED = "succeed"
     FAIL = "fail"
@@ -45,11 +46,13 @@ RANK = {
 TRANSITIONS: dict[tuple[State, Move], State] = {
     (State.PENDING, Move.CLAIM): State.RUNNING,
     (State.PENDING, Move.ADOPT): State.RUNNING,
+    (State.PENDING, Move.LOSE): State.PENDING,
     (State.PENDING, Move.SUCCEED): State.DONE,
     (State.PENDING, Move.FAIL): State.FAILED,
     (State.PENDING, Move.CANCEL): State.CANCELLED,
     (State.RUNNING, Move.ADOPT): State.RUNNING,
     (State.RUNNING, Move.RELEASE): State.PENDING,
+    (State.RUNNING, Move.LOSE): State.RUNNING,
     (State.RUNNING, Move.RETRY): State.PENDING,
     (State.RUNNING, Move.SUCCEED): State.DONE,
     (State.RUNNING, Move.FAIL): State.FAILED,
@@ -126,9 +129,14 @@ def adopted(task: Task, worker: str, attempt: int, now_ms: int) -> Task:
     return _moved(task, Move.ADOPT, worker=worker, attempt=max(attempt, task.attempt), started_ms=started)
 
 
-def released(task: Task, *, lost: bool = False) -> Task:
-    """The task, waiting again because its run ended without an outcome; `lost` counts a node that was lost."""
-    return _moved(task, Move.RELEASE, worker=None, started_ms=None, losses=task.losses + lost)
+def released(task: Task) -> Task:
+    """The task, waiting again because its run ended without an outcome."""
+    return _moved(task, Move.RELEASE, worker=None, started_ms=None)
+
+
+def lost(task: Task) -> Task:
+    """The task, with one more node counted that was lost while it ran it."""
+    return _moved(task, Move.LOSE, losses=task.losses + 1)
 
 
 def retried(task: Task, not_before_ms: int, error: bytes, *, crashed: bool = False) -> Task:

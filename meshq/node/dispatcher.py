@@ -133,6 +133,9 @@ class Dispatcher:
             return Got(epoch=self.epoch)
         await self._spoken(request.node, request.boot, request.holds, request.number)
         worker = self.claims.workers[request.node]
+        if worker.boot != request.boot or request.number <= worker.number:
+            self._counters.add("get_late", request.node)
+            return Got(epoch=self.epoch)
         worker.number, worker.slots, worker.running = request.number, request.slots, request.slots - request.free
         asking = Asking(request, asyncio.get_running_loop().create_future())
         earlier = self._asking.pop(request.node, None)
@@ -158,6 +161,8 @@ class Dispatcher:
         """A worker names all its runs; it learns which of them count no longer."""
         invalid = await self._spoken(request.node, request.boot, request.running, None)
         worker = self.claims.workers[request.node]
+        if worker.boot != request.boot:
+            return HeartbeatAnswer(epoch=self.epoch, invalid=invalid)
         worker.slots, worker.draining = request.slots, request.draining
         worker.running = min(len(request.running), request.slots)
         if request.tasks is not None:
@@ -186,7 +191,7 @@ class Dispatcher:
             claim = claims[outcome.task]
             if claim is not None and outcome.kind == "done":
                 self._learn(claim.name, outcome.run_s)
-        self.claims.drop(outcome.task for outcome in taken)
+        self.claims.end((_run_of(outcome) for outcome in taken), self._clock.boot_s())
         for reason in done.dropped.values():
             self._counters.add("outcome_dropped_" + reason.replace(" ", "_"), request.node)
         await self._replicator.commit(seq)
@@ -219,28 +224,25 @@ class Dispatcher:
     async def _settle(self, spoken: Spoken, node: str, boot: str) -> tuple[str, ...]:
         now_ms = self._clock.wall_ms()
 
-        def work(conn: Connection, pen: Pen) -> tuple[tuple[str, ...], tuple[str, ...]]:
-            self._release_in(conn, pen, spoken.freed, lost=False)
-            self._release_in(conn, pen, spoken.lost, lost=True)
-            return queue.adopt(conn, pen, spoken.unknown, node, now_ms)
+        def work(conn: Connection, pen: Pen) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+            queue.release(conn, pen, spoken.freed)
+            failed = queue.count_losses(conn, pen, spoken.lost, self._config.losses_max, now_ms)
+            return failed, *queue.adopt(conn, pen, spoken.unknown, node, now_ms)
 
         async with self._claiming:
-            (adopted, refused), _ = await self._replicator.write(work)
+            (failed, adopted, refused), _ = await self._replicator.write(work)
+            self.claims.drop(failed)
             refs = {ref.task: ref for ref in spoken.unknown}
             for task in adopted:
                 self.claims.hold(refs[task], node, boot, "", 0, self._clock.boot_s())
                 self._counters.add("run_adopted", task)
-        if spoken.freed or spoken.lost:
-            self._counters.add("claims_freed", node, len(spoken.freed) + len(spoken.lost))
+        if spoken.freed:
+            self._counters.add("claims_freed", node, len(spoken.freed))
         return refused
 
-    def _release_in(self, conn: Connection, pen: Pen, tasks: Collection[str], *, lost: bool) -> None:
+    async def _release(self, tasks: Collection[str]) -> None:
         if tasks:
-            queue.release(conn, pen, tasks, lost=lost, losses_max=self._config.losses_max, now_ms=self._clock.wall_ms())
-
-    async def _release(self, tasks: Collection[str], *, lost: bool) -> None:
-        if tasks:
-            await self._replicator.write(lambda conn, pen: self._release_in(conn, pen, tasks, lost=lost))
+            await self._replicator.write(lambda conn, pen: queue.release(conn, pen, tasks))
 
     async def _look_at_census(self) -> None:
         """When every known worker has spoken, or had its time, what nobody runs waits again."""
@@ -267,7 +269,7 @@ class Dispatcher:
             self._strays = unclaimed
             if orphans:
                 self._counters.add("runs_orphaned", count=len(orphans))
-            await self._release(orphans, lost=False)
+            await self._release(orphans)
 
     async def _reap_for_ever(self) -> None:
         while True:
@@ -277,7 +279,7 @@ class Dispatcher:
             if freed:
                 self._counters.add("claims_expired", count=len(freed))
             try:
-                await self._release(freed, lost=False)
+                await self._release(freed)
                 await self._look_at_census()
                 await self._look_for_strays()
             except NoLeader:
@@ -352,11 +354,14 @@ class Dispatcher:
         )
 
 
+def _run_of(outcome: Outcome) -> ClaimRef:
+    return ClaimRef(task=outcome.task, epoch=outcome.epoch, attempt=outcome.attempt)
+
+
 def _is_present(claim: Claim | None, task: Task, outcome: Outcome, node: str, boot: str) -> bool:
     """Whether this outcome belongs to the run that counts now."""
     if claim is not None:
-        ref = ClaimRef(task=outcome.task, epoch=outcome.epoch, attempt=outcome.attempt)
-        return claim.node == node and claim.boot == boot and claim.ref == ref
+        return claim.node == node and claim.boot == boot and claim.ref == _run_of(outcome)
     if task.state == State.RUNNING:
         return task.worker == node and task.attempt == outcome.attempt
     return task.attempt <= outcome.attempt

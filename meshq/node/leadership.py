@@ -150,7 +150,7 @@ class Leadership:
     async def _lead(self, epoch: int) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._watch())
+                tasks.create_task(self._watch(epoch))
                 await self._replicator.first_write()
                 self._elector.tell(Established(epoch))
                 reign = await self._begin(epoch)
@@ -160,7 +160,7 @@ class Leadership:
         except* MeshqError as group:
             for error in group.exceptions:
                 self._counters.add("leadership_failed", str(error))
-            self._elector.tell(Resign(str(group.exceptions[0])))
+            self._elector.tell(Resign(str(group.exceptions[0]), epoch))
 
     async def _begin(self, epoch: int) -> Reign:
         expected = {self._replicator.me, *self._replicator.roster.members}
@@ -185,12 +185,12 @@ class Leadership:
         self.changed.notify()
         self._waiters.wake_all()
 
-    async def _watch(self) -> None:
+    async def _watch(self, epoch: int) -> None:
         """A leader that has something to commit and commits nothing for two leases resigns."""
         while True:
             await asyncio.sleep(self._config.heartbeat_s)
             if self._replicator.stuck_s() > 2 * self._config.lease_s:
-                self._elector.tell(Resign("nothing could be committed for two leases"))
+                self._elector.tell(Resign("nothing could be committed for two leases", epoch))
                 return
 
     # -- hand-over ---------------------------------------------------------------------------------------

@@ -105,8 +105,6 @@ class Replicator:
         """As whom this node writes now; raises NotLeader if it does not lead."""
         if not self.elector.leads():
             raise NotLeader
-        if self._quiet:
-            raise NotLeader("the lease is being handed over")
         return Pen(node=self.me, epoch=self.elector.lease.epoch, majority=True)
 
     async def write(self, work: Callable[[Connection, Pen], T]) -> tuple[T, int]:
@@ -115,6 +113,7 @@ class Replicator:
         Raises:
             NotLeader: This node does not lead, or did no longer when the change was on disk.
         """
+        await self._not_quiet()
         pen = self.pen()
         known = {writer: seq for writer, seq in self.committed.items() if seq > self._persisted.get(writer, 0)}
 
@@ -129,7 +128,7 @@ class Replicator:
                 result, seq = await self.database.write(run)
         except StoreError as error:
             # Who can't write can't lead; another one may be able to.
-            self.elector.tell(Resign(f"the disk failed: {error}"))
+            self.elector.tell(Resign(f"the disk failed: {error}", pen.epoch))
             raise
         self._persisted.update(known)
         if isinstance(result, Roster):
@@ -153,14 +152,20 @@ class Replicator:
             self.changed.notify()
 
     async def quiesce(self) -> None:
-        """Takes no more writes; returns when none is under way."""
+        """Lets no more writes begin; returns when none is under way."""
         self._quiet = True
         while self._writing:
             await self.changed.after(self.changed.count)
 
     def resume(self) -> None:
-        """Takes writes again."""
+        """Lets those writes begin that waited."""
         self._quiet = False
+        self.changed.notify()
+
+    async def _not_quiet(self) -> None:
+        # A hand-over lasts for moments: whoever comes meanwhile learns how it ended.
+        while self._quiet:
+            await self.changed.after(self.changed.count)
 
     async def commit(self, seq: int) -> int:
         """Waits until a majority holds this leader's writes up to `seq`; the number of copies then.
@@ -205,6 +210,7 @@ class Replicator:
                 future.exception()
         self._established_at = float("inf")
         self._behind_of.clear()
+        self.resume()
 
     def stuck_s(self) -> float:
         """For how long a leader has had something to commit and committed nothing."""
@@ -315,11 +321,13 @@ class Replicator:
         pull = Pull(vector=vector, epoch=epoch, genesis=self.roster.genesis, wait_s=wait_s)
         async with aclosing(self._transport.stream(peer, pull, idle_s=wait_s + IDLE_S)) as parts:
             async for rows in parts:
-                if pen is not None and self.pen() != pen:
-                    raise StaleEpoch
                 await self._merge(rows, pen)
 
     async def _merge(self, rows: Rows, pen: Pen | None) -> None:
+        if pen is not None:
+            await self._not_quiet()
+            if self.pen() != pen:
+                raise StaleEpoch
         with self._counted():
             applied = await self.database.write(partial(_apply, rows, pen))
         if applied.roster_changed:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -33,34 +33,43 @@ class FinishDone:
     finished: tuple[str, ...]
 
 
-def release(conn: Connection, pen: Pen, ids: Iterable[str], *, lost: bool, losses_max: int, now_ms: int) -> int:
+def release(conn: Connection, pen: Pen, ids: Iterable[str]) -> int:
     """Ends the runs of these tasks without an outcome, so that they wait again; those that don't run stay as they are.
+
+    Returns:
+        The last seq written; 0 where nothing changed.
+    """
+    running = [task for task in _tasks(conn, ids) if task.state == State.RUNNING]
+    return write_tasks(conn, pen, [moves.released(task) for task in running])
+
+
+def count_losses(conn: Connection, pen: Pen, ids: Iterable[str], losses_max: int, now_ms: int) -> tuple[str, ...]:
+    """Counts that a node was lost which ran these tasks; finished ones stay as they are.
 
     Args:
         conn: In one transaction.
         pen: As whom the leader writes.
         ids: The tasks.
-        lost: Whether their node was lost: that counts, and the `losses_max`-th ends the task as failed.
-        losses_max: How many losses end a task.
+        losses_max: The loss that ends a task as failed.
         now_ms: The wall clock.
 
     Returns:
-        The last seq written; 0 where nothing changed.
+        Those that are failed now.
     """
+    counted = [moves.lost(task) for task in _tasks(conn, ids) if task.state in OPEN]
+    write_tasks(conn, pen, counted)
+    reason = f"given up: the node that ran it was lost {losses_max} times"
+    given_up = [task for task in counted if task.losses >= losses_max]
+    write_tasks(
+        conn, pen, [moves.failed(task, _error_with(task.error, "NodeLost", reason), now_ms) for task in given_up]
+    )
+    return tuple(task.id for task in given_up)
+
+
+def _tasks(conn: Connection, ids: Iterable[str]) -> list[Task]:
     ids = list(dict.fromkeys(ids))
-    tasks = get_many(conn, ids)
-    changed = []
-    for id_ in ids:
-        task = tasks.get(id_)
-        if task is None or task.state != State.RUNNING:
-            continue
-        if lost and task.losses + 1 >= losses_max:
-            reason = f"given up: the node that ran it was lost {losses_max} times"
-            error = _error_with(task.error, "NodeLost", reason)
-            changed.append(moves.failed(replace(task, losses=task.losses + 1), error, now_ms))
-        else:
-            changed.append(moves.released(task, lost=lost))
-    return write_tasks(conn, pen, changed)
+    found = get_many(conn, ids)
+    return [found[id_] for id_ in ids if id_ in found]
 
 
 def finish(

@@ -17,7 +17,7 @@ from meshq.core.task import COLUMNS, FINISHED, OPEN, State, Task
 from meshq.errors import Conflict, InvariantBroken, NotFound
 from meshq.store.database import Connection
 from meshq.store.feed import Pen, read_seq, write_payload, write_tasks
-from meshq.store.outcomes import FinishDone, finish, release
+from meshq.store.outcomes import FinishDone, count_losses, finish, release
 from meshq.store.reads import (
     TASK_COLUMNS,
     counts,
@@ -37,7 +37,7 @@ from meshq.store.reads import (
 from meshq.store.rows import as_json
 
 __all__ = [
-    "Budget", "FinishDone", "adopt", "cancel", "claim", "counts", "find", "finish", "get", "get_many",
+    "Budget", "FinishDone", "adopt", "cancel", "claim", "count_losses", "counts", "find", "finish", "get", "get_many",
     "next_due_ms", "open_count", "page", "payload_of", "release", "retry_spec", "running", "running_ids",
     "running_workers", "submit", "views",
 ]  # fmt: skip

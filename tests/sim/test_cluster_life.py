@@ -10,8 +10,10 @@ import pytest
 
 from meshq.config import Config
 from meshq.core.messages import Hello, Pull, Renew, Rows, Vote, VoteAnswer
+from meshq.core.requests import Submit, Submitted
 from meshq.errors import Stopping
 from tests.sim.story import (
+    Worker,
     begin,
     leader_known_to,
     members,
@@ -142,6 +144,34 @@ async def test_a_leader_that_stops_hands_over_and_no_task_runs_twice(world: SimW
     assert members(world, second) == (second, third)
     shown = [await view(world, third, spec.id) for spec in specs]
     assert {task.losses + task.failures + task.crashes for task in shown} == {0}
+
+
+@story(machines=3)
+async def test_after_a_hand_over_that_failed_the_leader_goes_on_with_everything(world: SimWorld) -> None:
+    first, second, third = world.nodes
+    world.network.tap = lambda sender, to, message: not isinstance(message, Pull)
+    # Something that the target lacks and can't pull.
+    submitted = begin(
+        world, first, lambda node: node.gateway.call(Submit(tasks=(world.spec("nobody knows"),), late=True))
+    )
+    handing = begin(world, first, lambda node: node.leadership.hand_over(1.0))
+    await world.until("it was tried", lambda: running(world, first).counters["handover_failed"] > 0)
+    assert await of(handing) is False
+    world.network.tap = lambda sender, to, message: True
+    answer = await of(submitted)
+    assert isinstance(answer, Submitted)
+    assert answer.majority
+    assert world.leaders() == [first]
+    # Its roster changes still, and silent workers still lose their claims.
+    await stop(world, third)
+    assert members(world, first) == (first, second)
+    worker, other = Worker(world, first, "w1"), Worker(world, first, "w2")
+    await worker.beat()
+    await submit(world, first, world.spec())
+    await worker.one()
+    await asyncio.sleep(12.0)
+    await other.beat()
+    assert (await other.one(5.0)).attempt == 2
 
 
 @story(machines=3, slots=1)

@@ -183,3 +183,20 @@ async def test_the_fifth_loss_fails_the_task_and_says_so(world: SimWorld) -> Non
     assert (shown.state, shown.losses, shown.attempt) == ("failed", 5, 5)
     assert "lost 5 times" in message_of(shown)
     assert await worker.get(1.0) == ()
+
+
+@story()
+async def test_a_loss_counts_once_the_node_is_back_however_long_it_was_silent(world: SimWorld) -> None:
+    (node,) = world.nodes
+    worker, other = Worker(world, node, "w1"), Worker(world, node, "w2")
+    await worker.beat()
+    await submit(world, node, spec := world.spec())
+    await worker.one()
+    await asyncio.sleep(30.0)
+    assert (await view(world, node, spec.id)).losses == 0, "it may just be cut off"
+    await other.beat()
+    assert (await other.one(5.0)).attempt == 2
+    worker.dies()
+    await worker.beat()
+    shown = await view(world, node, spec.id)
+    assert (shown.state, shown.losses) == ("running", 1)

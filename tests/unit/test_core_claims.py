@@ -102,7 +102,7 @@ def test_a_run_of_anothers_task_or_of_another_attempt_does_not_count() -> None:
 def test_a_new_boot_has_lost_what_the_earlier_one_ran() -> None:
     claims = claims_of()
     given(claims, "t1", "t2")
-    assert claims.speak("w1", SECOND, (), 1.0, 1) == Spoken(lost=("t1", "t2"))
+    assert claims.speak("w1", SECOND, (), 1.0, 1) == Spoken(freed=("t1", "t2"), lost=("t1", "t2"))
     assert len(claims) == 0
     assert claims.workers["w1"].boot == SECOND
 
@@ -165,3 +165,29 @@ def test_known_tasks_are_those_of_live_workers_that_take_work() -> None:
     assert set(claims.known_tasks(1.0)) == {"primes", "mine"}
     claims.speak("w1", FIRST, (), 9.0)
     assert set(claims.known_tasks(DEAD_S)) == {"primes"}
+
+
+def test_a_new_boot_has_lost_what_the_silence_of_the_earlier_one_had_freed() -> None:
+    claims = claims_of()
+    given(claims, "t1")
+    assert claims.expire(10.0) == ["t1"]
+    given(claims, "t1", node="w2", now=10.0)
+    assert claims.speak("w1", SECOND, (), 60.0) == Spoken(lost=("t1",))
+    assert claims.of("t1") is not None, "another worker has it by now"
+    assert claims.speak("w1", SECOND, (), 61.0) == Spoken(), "it is counted once"
+
+
+def test_silence_alone_is_no_loss() -> None:
+    claims = claims_of()
+    given(claims, "t1")
+    claims.expire(10.0)
+    assert claims.speak("w1", FIRST, (ref("t1"),), 20.0) == Spoken(unknown=(ref("t1"),))
+
+
+def test_a_message_that_was_under_way_when_a_run_ended_does_not_bring_it_back() -> None:
+    claims = claims_of()
+    given(claims, "t1")
+    claims.end([ref("t1")], 1.0)
+    assert claims.of("t1") is None
+    assert claims.speak("w1", FIRST, (ref("t1"),), 2.0) == Spoken(foreign=("t1",))
+    assert claims.speak("w1", FIRST, (ref("t1", attempt=2),), 2.0) == Spoken(unknown=(ref("t1", attempt=2),))

@@ -73,7 +73,8 @@ def test_a_released_run_costs_nothing_and_a_lost_one_is_counted() -> None:
     running = task_of(State.RUNNING, attempt=2, worker="w1", started_ms=1_000, losses=1)
     released = moves.released(running)
     assert (released.worker, released.started_ms, released.losses, released.failures) == (None, None, 1, 0)
-    assert moves.released(running, lost=True).losses == 2
+    assert (moves.lost(running).losses, moves.lost(running).state) == (2, "running")
+    assert (moves.lost(released).losses, moves.lost(released).state) == (2, "pending")
 
 
 def test_failures_crashes_and_losses_are_counted_apart() -> None:

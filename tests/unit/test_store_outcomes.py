@@ -70,7 +70,7 @@ def test_a_success_of_the_present_claim_finishes_the_task(conn: Connection) -> N
 
 def test_a_success_counts_while_the_task_is_open_whichever_claim_brings_it(conn: Connection) -> None:
     runs(conn, "runs", "waits")
-    queue.release(conn, PEN, ["waits"], lost=False, losses_max=5, now_ms=1)
+    queue.release(conn, PEN, ["waits"])
     done = finish(conn, outcome("runs"), outcome("waits"), present=False)
     assert (done.dropped, done.finished) == ({}, ("runs", "waits"))
 
@@ -78,7 +78,7 @@ def test_a_success_counts_while_the_task_is_open_whichever_claim_brings_it(conn:
 @pytest.mark.parametrize("kind", ["failed", "crashed", "released"])
 def test_anything_else_counts_only_from_the_present_claim(conn: Connection, kind: str) -> None:
     runs(conn, "1", "2")
-    queue.release(conn, PEN, ["2"], lost=False, losses_max=5, now_ms=1)
+    queue.release(conn, PEN, ["2"])
     before = there(conn)
     done = finish(conn, outcome("1", kind), present=False)
     assert done == queue.FinishDone({"1": "not the present claim"}, ())
@@ -173,20 +173,21 @@ def test_large_results_are_rows_of_their_own_with_a_name_for_each_write(conn: Co
 
 def test_runs_end_without_an_outcome(conn: Connection) -> None:
     runs(conn, "1", "2")
-    seq = queue.release(conn, PEN, ["2", "1", "1", "unknown"], lost=False, losses_max=1, now_ms=1)
+    seq = queue.release(conn, PEN, ["2", "1", "1", "unknown"])
     assert seq == feed.read_seq(conn, "a") == 6
     assert [there(conn, id_).state for id_ in "12"] == ["pending", "pending"]
-    assert queue.release(conn, PEN, ["1"], lost=True, losses_max=1, now_ms=1) == 0, "it does not run"
-    assert there(conn).losses == 0
+    assert queue.release(conn, PEN, ["1"]) == 0, "it does not run"
 
 
 def test_the_last_loss_of_its_node_ends_the_task_and_says_so(conn: Connection) -> None:
     runs(conn, "1")
-    for losses in (1, 2):
-        queue.release(conn, PEN, ["1"], lost=True, losses_max=3, now_ms=5000)
-        assert (there(conn).state, there(conn).losses) == ("pending", losses)
-        claim(conn)
-    queue.release(conn, PEN, ["1"], lost=True, losses_max=3, now_ms=5000)
+    for losses, state in ((1, "running"), (2, "pending")):
+        if state == "pending":
+            queue.release(conn, PEN, ["1"])
+        assert queue.count_losses(conn, PEN, ["1", "unknown"], 3, 5000) == ()
+        assert (there(conn).state, there(conn).losses) == (state, losses)
+    assert queue.count_losses(conn, PEN, ["1"], 3, 5000) == ("1",)
+    assert queue.count_losses(conn, PEN, ["1"], 3, 6000) == (), "it is finished"
     task = there(conn)
     assert (task.state, task.losses, task.finished_ms, task.majority) == ("failed", 3, 5000, 1)
     assert message(conn) == {

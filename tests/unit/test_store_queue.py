@@ -112,7 +112,7 @@ def test_the_highest_priority_goes_first_then_the_order_of_arrival(conn: Connect
 def test_a_task_given_back_keeps_its_place(conn: Connection) -> None:
     submit(conn, spec("3"), spec("2"), spec("1"))
     assert claim(conn, 1) == ["3"]
-    queue.release(conn, PEN, ["3"], lost=False, losses_max=5, now_ms=1)
+    queue.release(conn, PEN, ["3"])
     assert claim(conn, 3) == ["3", "2", "1"]
 
 
@@ -157,7 +157,7 @@ def test_in_the_census_only_tasks_submitted_in_this_epoch_are_given(conn: Connec
     feed.restamp(conn, now, first=True)
     submit(conn, spec("released"), pen=now)
     queue.adopt(conn, now, [ClaimRef(task="released", epoch=2, attempt=1)], "w", 5)
-    queue.release(conn, now, ["released"], lost=False, losses_max=5, now_ms=1)
+    queue.release(conn, now, ["released"])
     submit(conn, spec("new"), pen=now)
     assert claim(conn, 9, pen=now, only_epoch=2) == ["new"]
     assert claim(conn, 9, pen=now) == ["old", "old and stamped anew", "released"]
@@ -216,7 +216,7 @@ def test_claiming_looks_at_no_more_rows_than_it_gives(conn: Connection) -> None:
 def test_open_runs_are_adopted_and_others_refused(conn: Connection) -> None:
     submit(conn, *(spec(id_) for id_ in ("waits", "runs", "done")))
     claim(conn, 3)
-    queue.release(conn, PEN, ["waits"], lost=False, losses_max=5, now_ms=1)
+    queue.release(conn, PEN, ["waits"])
     done = Outcome(task="done", epoch=1, attempt=1, kind="done", result=b"r")
     queue.finish(conn, PEN, [done], lambda *_: True, worker="w", crashes_max=3, now_ms=1, inline_bytes_max=99)
     runs = [ClaimRef(task=id_, epoch=1, attempt=2) for id_ in ("waits", "runs", "done", "unknown")]
