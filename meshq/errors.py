@@ -112,6 +112,12 @@ class StoreError(MeshqError):
     code = "store"
 
 
+class Undecided(MeshqError):
+    """It can't be said yet whether this can be done; try again in a few seconds."""
+
+    code, status, retryable = "undecided", 503, True
+
+
 class DiskFull(StoreError):
     """The disk of the data directory is full; nothing was kept."""
 

@@ -114,6 +114,8 @@ class Claims:
                 freed, lost = list(worker.claims), [*worker.silenced, *worker.claims]
             self.drop(freed)
             worker = self.workers[node] = Worker(node, boot, now)
+        elif worker.silenced:
+            worker.silenced.clear()  # it was cut off, and lives
         worker.heard_at = now
         named = {ref.task: ref for ref in runs}
         unknown: list[ClaimRef] = []

@@ -128,9 +128,10 @@ class HandOver:
 
 @dataclass(frozen=True, slots=True)
 class LetGo:
-    """The target holds everything and no write is under way: let the lease go."""
+    """The target holds everything and no write is under way: let the lease of this epoch go."""
 
     target: str
+    epoch: int
 
 
 Event = (

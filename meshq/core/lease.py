@@ -65,7 +65,7 @@ class Lease:
         self.voter = Voter(me, promise, now)
         self.roster = roster
         self.role = Role.FOLLOWER
-        self.epoch = 0  # the one that this node stands for or leads
+        self.epoch = 0  # the one that this node follows, stands for or leads
         self.leader: str | None = None
         self.standing = Standing(me, timing, self.voter.quiet_until, jitter)
         self._timing = timing
@@ -137,7 +137,7 @@ class Lease:
                 return self._fail(reason, now)
             case HandOver(target) if self.leads(now):
                 return [Send(target, Handover(epoch=self.epoch, step="prepare", genesis=self.roster.genesis))]
-            case LetGo(target):
+            case LetGo(target, epoch) if epoch == self.epoch:
                 return self._on_let_go(target, now)
         return []
 

@@ -8,16 +8,21 @@ from collections import Counter
 log = logging.getLogger("meshq")
 
 
+# Of these a person should know: something was lost, or this node can't do its part.
+SERIOUS = frozenset({"outcomes_lost", "outcome_set_aside", "promise_not_written", "leadership_failed", "outbox_failed"})
+
+
 class Counters:
-    """Counts by name; the first of a kind is logged where people see it, the rest in detail only."""
+    """Counts by name. The first of a serious kind is a warning; all the rest is logged for whoever looks closer."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
 
     def add(self, name: str, detail: str = "", count: int = 1) -> None:
         """Counts it, and logs it with the detail."""
+        level = logging.WARNING if name in SERIOUS and not self._counts[name] else logging.DEBUG
         self._counts[name] += count
-        log.debug("%s %s", name, detail, extra={"event": name})
+        log.log(level, "%s %s", name, detail, extra={"event": name})
 
     def __getitem__(self, name: str) -> int:
         return self._counts[name]

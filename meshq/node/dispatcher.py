@@ -22,7 +22,7 @@ from meshq.core.requests import (
     ResultsTaken,
     SubmitResult,
 )
-from meshq.core.task import State, Task
+from meshq.core.task import Task
 from meshq.errors import NoLeader, NotLeader
 from meshq.node.counters import Counters
 from meshq.node.replicator import Replicator
@@ -136,6 +136,7 @@ class Dispatcher:
         if worker.boot != request.boot or request.number <= worker.number:
             self._counters.add("get_late", request.node)
             return Got(epoch=self.epoch)
+        self._still_leading()
         worker.number, worker.slots, worker.running = request.number, request.slots, request.slots - request.free
         asking = Asking(request, asyncio.get_running_loop().create_future())
         earlier = self._asking.pop(request.node, None)
@@ -185,7 +186,7 @@ class Dispatcher:
                 now_ms=now_ms, inline_bytes_max=self._config.inline_bytes_max,
             )  # fmt: skip
 
-        done, seq = await self._replicator.write(work)
+        done, seq = await self._replicator.write(self.epoch, work)
         taken = [outcome for outcome in request.outcomes if outcome.task not in done.dropped]
         for outcome in taken:
             claim = claims[outcome.task]
@@ -197,6 +198,7 @@ class Dispatcher:
         await self._replicator.commit(seq)
         if done.finished:
             self._finished.append((self._clock.boot_s(), len(done.finished)))
+            self.per_minute()  # forgets what is older
         self._waiters.wake(done.finished)
         return ResultsTaken(epoch=self.epoch, dropped=done.dropped)
 
@@ -215,6 +217,9 @@ class Dispatcher:
         """Notes which runs a worker has; adopts those that nobody holds. The runs that count no longer."""
         spoken = self.claims.speak(node, boot, runs, self._clock.boot_s(), number)
         invalid = spoken.foreign
+        parked = self._asking.get(node)
+        if parked is not None and parked.request.boot != self.claims.workers[node].boot:
+            self._asking.pop(node).resolve(())
         if spoken.unknown or spoken.freed or spoken.lost:
             invalid += await self._settle(spoken, node, boot)
         self._expected.pop(node, None)
@@ -230,7 +235,7 @@ class Dispatcher:
             return failed, *queue.adopt(conn, pen, spoken.unknown, node, now_ms)
 
         async with self._claiming:
-            (failed, adopted, refused), _ = await self._replicator.write(work)
+            (failed, adopted, refused), _ = await self._replicator.write(self.epoch, work)
             self.claims.drop(failed)
             refs = {ref.task: ref for ref in spoken.unknown}
             for task in adopted:
@@ -242,7 +247,7 @@ class Dispatcher:
 
     async def _release(self, tasks: Collection[str]) -> None:
         if tasks:
-            await self._replicator.write(lambda conn, pen: queue.release(conn, pen, tasks))
+            await self._replicator.write(self.epoch, lambda conn, pen: queue.release(conn, pen, tasks))
 
     async def _look_at_census(self) -> None:
         """When every known worker has spoken, or had its time, what nobody runs waits again."""
@@ -312,6 +317,11 @@ class Dispatcher:
                     entry.resolve(())  # its worker asked anew meanwhile
 
     async def _match_these(self, asking: list[Asking]) -> int | None:
+        for entry in asking:
+            # A Get may outlive its boot: what it were given would stand still.
+            if self.claims.workers[entry.request.node].boot != entry.request.boot:
+                entry.resolve(())
+        asking = [entry for entry in asking if not entry.answer.done()]
         committed = dict(self._replicator.committed)
         now_ms = self._clock.wall_ms()
         budgets = [self._budget(entry.request) for entry in asking]
@@ -327,7 +337,7 @@ class Dispatcher:
             ]  # fmt: skip
             return given, queue.next_due_ms(conn, now_ms)
 
-        (given, due_ms), _ = await self._replicator.write(work)
+        (given, due_ms), _ = await self._replicator.write(self.epoch, work)
         now = self._clock.boot_s()
         for entry, rows in zip(asking, given, strict=True):
             if not rows:
@@ -362,6 +372,5 @@ def _is_present(claim: Claim | None, task: Task, outcome: Outcome, node: str, bo
     """Whether this outcome belongs to the run that counts now."""
     if claim is not None:
         return claim.node == node and claim.boot == boot and claim.ref == _run_of(outcome)
-    if task.state == State.RUNNING:
-        return task.worker == node and task.attempt == outcome.attempt
-    return task.attempt <= outcome.attempt
+    # This leader has no claim of it, as after a takeover: the row, which is running, says whose run it is.
+    return task.worker == node and task.attempt == outcome.attempt

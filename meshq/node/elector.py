@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from meshq.core.events import (
@@ -73,7 +73,7 @@ class Elector:
         promises: Where promises go before anything is said.
         transport: To the other nodes.
         clock: The lease clock.
-        holdings: What this node holds: its vector and roster, as they are on disk.
+        holdings: What this node holds: its vector and roster.
         counters: Where refusals are counted.
     """
 
@@ -83,7 +83,7 @@ class Elector:
         promises: PromiseStore,
         transport: Transport,
         clock: Clock,
-        holdings: Callable[[], Awaitable[tuple[dict[str, int], Roster]]],
+        holdings: Callable[[], tuple[dict[str, int], Roster]],
         counters: Counters,
     ) -> None:
         self.lease = lease
@@ -94,6 +94,7 @@ class Elector:
         self._clock = clock
         self._holdings = holdings
         self._counters = counters
+        self._saved_epoch = lease.voter.promise.epoch
         self._events: deque[tuple[Event, asyncio.Future[object] | None]] = deque()
         self._arrived = asyncio.Event()
         self._tasks: asyncio.TaskGroup | None = None
@@ -114,8 +115,8 @@ class Elector:
 
     @property
     def promised_epoch(self) -> int:
-        """The highest epoch that this node promised."""
-        return self.lease.voter.promise.epoch
+        """The highest epoch that this node promised, on disk."""
+        return self._saved_epoch
 
     def tell(self, event: Event) -> None:
         """Puts an event in line."""
@@ -180,18 +181,19 @@ class Elector:
             self.changed.notify()
 
     def _stand(self) -> tuple[str, str | None, int]:
-        return self.lease.role, self.lease.leader, self.promised_epoch
+        return self.lease.role, self.lease.leader, self.lease.voter.promise.epoch
 
     async def _carry_out(self, effect: Effect, reply: asyncio.Future[object] | None, sent_s: float) -> None:
         match effect:
             case Persist(promise):
                 await self._promises.save(promise)
+                self._saved_epoch = promise.epoch
             case Reply(message):
                 if isinstance(message, RenewAnswer) and not message.followed:
                     self._counters.add("renew_refused_" + message.reason)
                 self._resolve(reply, message)
             case VoteReply(granted, pre, epoch, reason):
-                vector, roster = await self._holdings()
+                vector, roster = self._holdings()
                 if reason and not pre:
                     self._counters.add("vote_refused_" + reason)
                 self._resolve(

@@ -8,6 +8,7 @@ from meshq.config import Config
 from meshq.core.ids import short, uuid7
 from meshq.core.membership import Roster, founder
 from meshq.core.ports import Clock
+from meshq.errors import StoreError
 from meshq.node import journal
 from meshq.node.peers import Peers
 from meshq.node.replicator import Replicator
@@ -15,6 +16,7 @@ from meshq.store import feed
 from meshq.store.database import Connection
 
 LOOK_S = 0.1
+FAILED_S = 10.0
 
 
 class Founding:
@@ -51,8 +53,11 @@ class Founding:
         announced_at = self._clock.boot_s()
         while not self._replicator.roster.genesis:
             if self._may_found(self._clock.boot_s() - announced_at):
-                await self._found()
-                return
+                try:
+                    await self._found()
+                except StoreError as error:
+                    journal.warn("not_founded", f"no cluster can be founded here: {error}")
+                    await asyncio.sleep(FAILED_S)
             await asyncio.sleep(LOOK_S)
 
     def _may_found(self, waited_s: float) -> bool:

@@ -10,7 +10,7 @@ from meshq.core.ids import uuid7
 from meshq.core.ports import Clock
 from meshq.core.quorum import majority
 from meshq.core.requests import Cancel, Retry, Submit, Submitted, TaskInfo, TaskSpec, TaskView
-from meshq.errors import BadArguments, MeshqError, NoLeader, QueueFull, UnknownTask
+from meshq.errors import MeshqError, QueueFull, Undecided, UnknownTask
 from meshq.node.dispatcher import Dispatcher
 from meshq.node.replicator import Replicator
 from meshq.node.waiters import Waiters
@@ -64,7 +64,7 @@ class Intake:
             self._fail(conn, pen, problems, now_ms)
             return ids
 
-        ids, seq = await self._replicator.write(work)
+        ids, seq = await self._replicator.write(self._dispatcher.epoch, work)
         copies = await self._replicator.commit(seq)
         self._waiters.wake(problems)
         needed = majority(len(self._replicator.roster.members))
@@ -81,7 +81,7 @@ class Intake:
         def work(conn: Connection, pen: Pen) -> str:
             return queue.cancel(conn, pen, queue.find(conn, request.id), now_ms).id
 
-        found, seq = await self._replicator.write(work)
+        found, seq = await self._replicator.write(self._dispatcher.epoch, work)
         self._dispatcher.claims.drop([found])
         await self._replicator.commit(seq)
         self._waiters.wake([found])
@@ -144,7 +144,7 @@ class Intake:
                 return
             left_s = deadline - self._clock.boot_s()
             if left_s <= 0:
-                raise NoLeader(f"no worker has told yet whether it knows {name}; try again in a few seconds")
+                raise Undecided(f"no worker has told yet whether it knows {name}; try again in a few seconds")
             await self._dispatcher.census.after(count, left_s)
 
 
@@ -154,10 +154,8 @@ def _problem(spec: TaskSpec, known: dict[str, TaskInfo]) -> MeshqError | None:
         names = ", ".join(sorted(known)[:NAMES_SHOWN]) or "none, since no worker is there"
         return UnknownTask(f"no live node knows a task named {spec.name}; known are: {names}")
     try:
-        args, kwargs = values.unpack(spec.payload)
+        args, kwargs = values.unpack_arguments(spec.payload)
         signature.check(info, args, kwargs)
     except MeshqError as error:
         return error
-    except (TypeError, ValueError):
-        return BadArguments(f"{spec.name}: the payload is not a list of arguments and a map of keyword arguments")
     return None

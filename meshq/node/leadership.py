@@ -12,7 +12,7 @@ from meshq.core.ids import short
 from meshq.core.membership import handover_target
 from meshq.core.messages import VoteAnswer
 from meshq.core.ports import Clock
-from meshq.errors import MeshqError, NoLeader
+from meshq.errors import MeshqError, NoLeader, NotLeader
 from meshq.node import journal
 from meshq.node.counters import Counters
 from meshq.node.dispatcher import Dispatcher
@@ -48,7 +48,7 @@ class Reign:
         self.epoch = epoch
         self.dispatcher = Dispatcher(epoch, replicator, clock, config, counters, waiters, expected)
         self.intake = Intake(replicator, self.dispatcher, waiters, clock, config)
-        self.steward = Steward(replicator.me, replicator, elector, peers, config)
+        self.steward = Steward(epoch, replicator, elector, peers, config)
 
 
 class Leadership:
@@ -85,7 +85,9 @@ class Leadership:
         self._waiters = waiters
         self._tasks: asyncio.TaskGroup | None = None
         self._running: asyncio.Task[None] | None = None
+        self._gathering: list[asyncio.Task[None]] = []
         self._handing = False
+        self._letting_go = False
 
     async def run(self) -> None:
         """Owns the tasks of leaderships until it is cancelled."""
@@ -107,6 +109,9 @@ class Leadership:
 
     def on_ended(self, epoch: int, reason: str) -> None:
         """The candidature or leadership is over."""
+        for gathering in self._gathering:
+            gathering.cancel()
+        self._gathering.clear()
         if self._running is None:
             self._counters.add("candidature_failed", f"epoch {epoch}: {reason}")
             return
@@ -128,11 +133,13 @@ class Leadership:
     def on_gather(self, epoch: int, granters: Mapping[str, VoteAnswer]) -> None:
         """Pull from those who granted, before leading."""
         for node, answer in granters.items():
-            self._group().create_task(self._gather(epoch, node, answer))
+            self._gathering.append(self._group().create_task(self._gather(epoch, node, answer)))
 
     def on_handover_ready(self, target: str) -> None:
         """The target has its majority: let go once it has everything."""
-        self._group().create_task(self._let_go(target))
+        if not self._letting_go:
+            self._letting_go = True
+            self._group().create_task(self._let_go(target, self._elector.lease.epoch))
 
     # -- leading -----------------------------------------------------------------------------------------
 
@@ -151,7 +158,7 @@ class Leadership:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._watch(epoch))
-                await self._replicator.first_write()
+                await self._replicator.first_write(epoch)
                 self._elector.tell(Established(epoch))
                 reign = await self._begin(epoch)
                 tasks.create_task(reign.dispatcher.run())
@@ -214,21 +221,24 @@ class Leadership:
         stopping = peer is not None and peer.hello is not None and peer.hello.stopping
         return self._replicator.in_sync(node) and self._elector.alive(node) and not stopping
 
-    async def _let_go(self, target: str) -> None:
+    async def _let_go(self, target: str, epoch: int) -> None:
         replicator = self._replicator
         try:
+            replicator.pen_of(epoch)
             async with asyncio.timeout(HANDOVER_WAIT_S):
                 await replicator.quiesce()
                 while not replicator.has_everything(target):
                     count = replicator.changed.count
                     await replicator.changed.after(count, RETRY_S / 4)
-        except TimeoutError:
+        except (TimeoutError, NotLeader):
             self._counters.add("handover_failed", target)
             replicator.resume()
             return
+        finally:
+            self._letting_go = False
         journal.tell("handover", f"handing over to {self._peers.name_of(target)}", node=target)
         self._handing = True
-        self._elector.tell(LetGo(target))
+        self._elector.tell(LetGo(target, epoch))
 
     async def leave(self, node: str) -> None:
         """Takes a node that stops in order off the roster.

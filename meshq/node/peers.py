@@ -26,13 +26,12 @@ REMEMBER_EVERY_S = 60.0
 
 @dataclass(slots=True)
 class Peer:
-    """Another node. `heard_at` is on the lease clock, None if it never answered in this process's life."""
+    """Another node, with what it last said and the wall clock of its last answer."""
 
     node: str
     name: str = ""
     addresses: tuple[str, ...] = ()
     hello: Hello | None = None
-    heard_at: float | None = None
     heard_ms: int = 0
     remembered_at: float = float("-inf")
 
@@ -88,10 +87,6 @@ class Peers:
         for known in await self._database.read(stored.known_peers):
             if known.node != self._me:
                 self.book[known.node] = Peer(known.node, known.name, known.addresses, heard_ms=known.heard_ms)
-
-    def forget(self, node: str) -> None:
-        """Takes a node out of the book."""
-        self.book.pop(node, None)
 
     def fresh(self) -> list[str]:
         """The reachable nodes that belong to no cluster yet and may found one."""
@@ -173,7 +168,7 @@ class Peers:
         peer.addresses = tuple(dict.fromkeys((*([worked] if worked else ()), *hello.addresses)))
         now = self._clock.boot_s()
         if answered:
-            peer.heard_at, peer.heard_ms = now, self._clock.wall_ms()
+            peer.heard_ms = self._clock.wall_ms()
         for hint in hello.peers:
             if hint.node != self._me and hint.addresses:
                 self._told(hint.node, hint.addresses)

@@ -21,7 +21,7 @@ from meshq.core.limits import PULL_FRAME_BYTES, WAIT_S_MAX
 from meshq.core.membership import Roster
 from meshq.core.messages import Pull, Rows
 from meshq.core.ports import Clock, Transport
-from meshq.errors import Conflict, MeshqError, NotLeader, StaleEpoch, StoreError
+from meshq.errors import Conflict, MeshqError, NotLeader, StoreError
 from meshq.node.counters import Counters
 from meshq.node.elector import Elector
 from meshq.node.signal import Signal
@@ -92,12 +92,12 @@ class Replicator:
 
     async def founded(self) -> None:
         """Takes up what a founder wrote."""
-        self.vector, roster = await self.holdings()
+        self.vector, roster = await self.database.read(lambda conn: (feed.read_vector(conn), feed.read_roster(conn)))
         self._take_roster(roster)
 
-    async def holdings(self) -> tuple[dict[str, int], Roster]:
-        """What is on this disk: vector and roster, from one snapshot."""
-        return await self.database.read(lambda conn: (feed.read_vector(conn), feed.read_roster(conn)))
+    def holdings(self) -> tuple[dict[str, int], Roster]:
+        """What this node holds: never more than is on its disk, and never less than it acknowledged."""
+        return dict(self.vector), self.roster
 
     # -- writing as leader -------------------------------------------------------------------------------
 
@@ -107,14 +107,25 @@ class Replicator:
             raise NotLeader
         return Pen(node=self.me, epoch=self.elector.lease.epoch, majority=True)
 
-    async def write(self, work: Callable[[Connection, Pen], T]) -> tuple[T, int]:
+    def pen_of(self, epoch: int) -> Pen:
+        """The pen of this leadership; raises NotLeader if it has ended."""
+        pen = self.pen()
+        if pen.epoch != epoch:
+            raise NotLeader("the leadership to which this belongs has ended")
+        return pen
+
+    async def write(self, epoch: int, work: Callable[[Connection, Pen], T]) -> tuple[T, int]:
         """A leader's change: on this disk when it returns, with the seq up to which `commit` has to wait.
 
+        Args:
+            epoch: The leadership to which the change belongs.
+            work: Makes it, in one transaction.
+
         Raises:
-            NotLeader: This node does not lead, or did no longer when the change was on disk.
+            NotLeader: This node does not lead that epoch, or did no longer when the change was on disk.
         """
         await self._not_quiet()
-        pen = self.pen()
+        pen = self.pen_of(epoch)
         known = {writer: seq for writer, seq in self.committed.items() if seq > self._persisted.get(writer, 0)}
 
         def run(conn: Connection) -> tuple[T, int]:
@@ -164,7 +175,7 @@ class Replicator:
 
     async def _not_quiet(self) -> None:
         # A hand-over lasts for moments: whoever comes meanwhile learns how it ended.
-        while self._quiet:
+        while self._quiet and self.elector.leads():
             await self.changed.after(self.changed.count)
 
     async def commit(self, seq: int) -> int:
@@ -194,9 +205,9 @@ class Replicator:
         self._quiet = False
         self.progress_at = self._clock.boot_s()
 
-    async def first_write(self) -> None:
+    async def first_write(self, epoch: int) -> None:
         """Re-stamps under this epoch the roster and every row not known committed, and commits that."""
-        _, seq = await self.write(lambda conn, pen: feed.restamp(conn, pen, first=True))
+        _, seq = await self.write(epoch, lambda conn, pen: feed.restamp(conn, pen, first=True))
         await self.reload_roster()
         self._established_at = seq
         await self.commit(seq)
@@ -234,10 +245,10 @@ class Replicator:
                 self.committed[writer] = int(seq)
         mine = self.committed.get(self.me, 0)
         if mine > before:
+            self.progress_at = self._clock.boot_s()
             self.commits.notify()
         while self._waiting and self._waiting[0][0] <= mine:
             _, _, future = heapq.heappop(self._waiting)
-            self.progress_at = self._clock.boot_s()
             if not future.done():
                 future.set_result(None)
 
@@ -280,6 +291,8 @@ class Replicator:
         steps = self.database.stream(lambda conn: feed.rows_beyond(conn, pull.vector, PULL_FRAME_BYTES))
         async with aclosing(steps) as frames:
             async for rows in frames:
+                if sender in self.roster.members:
+                    self.progress_at = self._clock.boot_s()  # a large copy takes its time, and is under way
                 # What this leader knows to be committed may be newer than what it last wrote down.
                 yield replace(rows, committed=quorum.merge(rows.committed, committed)) if rows.last else rows
 
@@ -309,8 +322,8 @@ class Replicator:
 
     # -- pulling -----------------------------------------------------------------------------------------
 
-    async def fetch(self, peer: str, *, wait_s: float = 0.0, pen: Pen | None = None) -> None:
-        """Pulls once from a node and merges; with a pen, as its leader, who re-stamps what is not committed.
+    async def fetch(self, peer: str, *, wait_s: float = 0.0) -> None:
+        """Pulls once from a node and merges.
 
         Raises:
             MeshqError: The node did not answer, or said no; what arrived before is kept.
@@ -321,13 +334,13 @@ class Replicator:
         pull = Pull(vector=vector, epoch=epoch, genesis=self.roster.genesis, wait_s=wait_s)
         async with aclosing(self._transport.stream(peer, pull, idle_s=wait_s + IDLE_S)) as parts:
             async for rows in parts:
-                await self._merge(rows, pen)
+                await self._merge(rows)
 
-    async def _merge(self, rows: Rows, pen: Pen | None) -> None:
-        if pen is not None:
-            await self._not_quiet()
-            if self.pen() != pen:
-                raise StaleEpoch
+    async def _merge(self, rows: Rows) -> None:
+        await self._not_quiet()
+        # Decided when the rows are written and not when they were asked for: a leader re-stamps whatever comes home
+        # and is not known committed, and what was written before it led is covered by its first write.
+        pen = self.pen() if self.elector.leads() else None
         with self._counted():
             applied = await self.database.write(partial(_apply, rows, pen))
         if applied.roster_changed:
@@ -350,7 +363,7 @@ class Replicator:
                 await self.fetch(leader, wait_s=self._config.pull_wait_s)
             except Conflict as error:
                 self._counters.add("pull_refused", str(error))
-                await asyncio.sleep(5 * self._config.pull_wait_s)
+                await self.elector.changed.after(count, 5 * self._config.pull_wait_s)
             except MeshqError as error:
                 self._counters.add("pull_failed", str(error))
                 await self.elector.changed.after(count, BACKOFF_S * (0.5 + self._clock.random()))
@@ -368,9 +381,7 @@ class Replicator:
             peer = next(iter(self._behind_of))
             del self._behind_of[peer]
             try:
-                await self.fetch(peer, pen=self.pen())
-            except NotLeader:
-                return
+                await self.fetch(peer)
             except MeshqError as error:
                 # It shows what it holds again with its next pull.
                 self._counters.add("fetch_failed", f"{peer}: {error}")

@@ -17,15 +17,16 @@ class Steward:
     """Changes the roster under one leadership, after its first write is committed.
 
     Args:
-        me: The leader.
+        epoch: The leadership.
         replicator: Writes, and knows which copies are in sync.
         elector: Knows who is alive.
         peers: Knows who votes.
         config: The number of replicas.
     """
 
-    def __init__(self, me: str, replicator: Replicator, elector: Elector, peers: Peers, config: Config) -> None:
-        self._me = me
+    def __init__(self, epoch: int, replicator: Replicator, elector: Elector, peers: Peers, config: Config) -> None:
+        self._me = replicator.me
+        self._epoch = epoch
         self._replicator = replicator
         self._elector = elector
         self._peers = peers
@@ -61,7 +62,7 @@ class Steward:
 
     async def _change(self, roster: Roster) -> None:
         before = self._replicator.roster
-        _, seq = await self._replicator.write(lambda conn, pen: feed.write_roster(conn, pen, roster))
+        _, seq = await self._replicator.write(self._epoch, lambda conn, pen: feed.write_roster(conn, pen, roster))
         await self._replicator.commit(seq)
         for node in sorted({*roster.members} ^ {*before.members}):
             joined = node in roster.members

@@ -343,7 +343,7 @@ def apply(conn: Connection, rows: Rows, pen: Pen | None) -> Applied:
     if rows.last:
         merge_committed(conn, rows.committed)
         conn.executemany(_MERGE.format(table="vector"), rows.vector.items())
-    if pen is not None and changed + roster:
+    if pen is not None and (changed + roster or rows.last):
         restamp(conn, pen, first=False)
     return Applied(
         changed=changed + roster,

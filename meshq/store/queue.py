@@ -1,8 +1,7 @@
 """The queue: its changes, and through `outcomes` and `reads` the rest of what is asked of it.
 
 A change goes: read the row, take core.task's transition, write it through the feed. These are plain functions of
-a connection, each called inside a transaction of the leader. What they return names the seq that must be committed
-before the answer leaves; 0 where there is nothing to wait for.
+a connection, each called inside a transaction of the leader.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from meshq.core import limits
 from meshq.core import task as moves
 from meshq.core.requests import ClaimRef, TaskSpec
 from meshq.core.task import COLUMNS, FINISHED, OPEN, State, Task
@@ -185,9 +185,11 @@ def claim(
     )
     first = read_seq(conn, pen.node) + 1
     taken: list[tuple[Task, bytes]] = []
-    ahead_s = 0.0
+    ahead_s, size = 0.0, 0
     for payload, *columns in rows:
-        if len(taken) >= budget.slots_free and ahead_s >= budget.ahead_s:
+        enough = len(taken) >= budget.slots_free and ahead_s >= budget.ahead_s
+        size += len(payload)
+        if enough or (taken and size > limits.ANSWER_BYTES_MAX):
             break
         # Stamped before it moves, as write_tasks will stamp it: copying a task once more costs more than its write.
         columns[_EPOCH], columns[_WRITER], columns[_SEQ] = pen.epoch, pen.node, first + len(taken)

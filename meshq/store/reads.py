@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from meshq.core import limits
-from meshq.core.ids import short
+from meshq.core.ids import ID_LENGTH, short
 from meshq.core.requests import TasksQuery, TaskView, TaskViews
 from meshq.core.task import COLUMNS, FINISHED, State, Task
 from meshq.errors import Ambiguous, Malformed, NotFound
@@ -40,6 +40,8 @@ def find(conn: Connection, text: str) -> str:
     text = text.lower()
     if conn.execute("SELECT 1 FROM tasks WHERE id = ? AND rank < 2", (text,)).fetchone():
         return text
+    if len(text) >= ID_LENGTH:
+        raise NotFound(f"there is no task {text!r}")
     if len(text) < limits.ID_CHARS_MIN:
         raise NotFound(f"no task {text!r}; the beginning or end of an id has {limits.ID_CHARS_MIN} characters or more")
     found = [
@@ -91,6 +93,8 @@ def views(
 ) -> list[TaskView]:
     """The tasks of these whole ids as people see them, in this order; those that are not here are left out.
 
+    Also left out are those that would make the answer too large, but never all: whoever asks asks again.
+
     Args:
         conn: On one snapshot.
         ids: Whole ids.
@@ -102,7 +106,7 @@ def views(
     rows = conn.execute(
         f"SELECT {result}, {_VIEW_COLUMNS} FROM tasks {join} WHERE {_AMONG} AND tasks.rank < 2", (as_json(ids),)
     )
-    found = {row[1]: _view(row[1:], committed, row[0]) for row in rows}
+    found = {row[1]: _view(row[1:], committed, row[0]) for row in _fitting(rows)}
     return [found[id_] for id_ in dict.fromkeys(ids) if id_ in found]
 
 
@@ -129,10 +133,22 @@ def page(conn: Connection, query: TasksQuery, committed: Mapping[str, int] | Non
         f"SELECT {_VIEW_COLUMNS} FROM tasks WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT ?",
         (*values, limit + 1),
     ).fetchall()
-    shown = [_view(row, committed) for row in rows[:limit]]
+    kept = list(_fitting(rows[:limit]))
+    shown = [_view(row, committed) for row in kept]
     # One that is finished and not committed yet is shown in another state than it was found by.
     fitting = tuple(view for view in shown if query.state is None or view.state == query.state)
-    return TaskViews(tasks=fitting, next=rows[limit - 1][0] if len(rows) > limit else None)
+    return TaskViews(tasks=fitting, next=kept[-1][0] if len(rows) > len(kept) else None)
+
+
+def _fitting(rows: Iterable[Sequence[Any]]) -> Iterator[Sequence[Any]]:
+    """Rows until those with large values make an answer too large; at least one."""
+    before = 0
+    for row in rows:
+        size = sum(len(column) for column in row if isinstance(column, bytes))
+        if before and before + size > limits.ANSWER_BYTES_MAX:
+            return
+        before += size
+        yield row
 
 
 def counts(conn: Connection) -> dict[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import hashlib
@@ -76,6 +77,7 @@ class Server:
         self._wanted_port = port
         self._unix_path = unix_path
         self._unix_inode: int | None = None
+        self._listeners: list[socket.socket] = []
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=grace_s)
 
     async def start(self) -> None:
@@ -96,7 +98,7 @@ class Server:
             await self._runner.setup()
             while sockets:
                 await web.SockSite(self._runner, sockets[-1], backlog=_BACKLOG).start()
-                sockets.pop()
+                self._listeners.append(sockets.pop())
         except BaseException:
             for left in sockets:
                 left.close()
@@ -111,6 +113,10 @@ class Server:
         """Second stage: listens no more, lets running requests end for `grace_s`, and closes all connections."""
         self.refuse()
         self._remove_unix_socket()
+        while self._listeners:
+            asyncio.get_running_loop().remove_reader(self._listeners.pop())
+        # A connection that was accepted just now must find its server still there, or nobody ever closes it.
+        await asyncio.sleep(0)
         await self._runner.cleanup()
 
     def _remove_unix_socket(self) -> None:

@@ -144,7 +144,18 @@ class HandIn:
                 continue
             self._send_backoff.reset()
             if not entries:
+                self._forget_what_is_gone()
                 await self._sendable.wait()
+
+    def _forget_what_is_gone(self) -> None:
+        """The outbox is empty: a run that is named still, without an outcome to come, would be named for ever.
+
+        Its outcome was too old or could not be read, and left the outbox undelivered.
+        """
+        if not self._sendable.is_set():
+            unkept = {_claim(outcome) for outcome in self._unkept}
+            self._claims = {claim: None for claim in self._claims if claim in unkept}
+            self._progress.set()
 
     async def _send(self, entries: Sequence[tuple[int, str, Outcome]]) -> None:
         start = 0

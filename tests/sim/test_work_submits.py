@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from meshq.core.requests import TaskInfo, TasksQuery, WaitQuery
-from meshq.errors import BadArguments, QueueFull, UnknownTask
+from meshq.errors import Malformed, QueueFull, UnknownTask
 from meshq.wire import values
 from tests.sim.host import ANYTHING
 from tests.sim.story import Worker, call, done, leader_known_to, message_of, packed, status, story, submit, view
@@ -140,5 +140,5 @@ async def test_an_invalid_submit_that_waited_becomes_a_failed_task(world: SimWor
     assert values.unpack(shown.error)["type"] == UnknownTask.__name__
     shown = await view(world, second, garbled.id)
     assert shown.error is not None
-    assert (shown.state, values.unpack(shown.error)["type"]) == ("failed", BadArguments.__name__)
+    assert (shown.state, values.unpack(shown.error)["type"]) == ("failed", Malformed.__name__)
     assert (await call(world, second, TasksQuery(state="pending"))).tasks[0].id == good.id

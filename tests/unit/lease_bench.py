@@ -234,7 +234,7 @@ class Bench:
             case Lead(epoch):
                 self.led.append((node, epoch))
             case HandoverReady(target) if self.lets_go:
-                self.bag.append(Flight(self.now, node, LetGo(target)))
+                self.bag.append(Flight(self.now, node, LetGo(target, self.leases[node].epoch)))
 
     def _answer(self, node: str, event: Received, effect: Reply | VoteReply, sent_s: float) -> Event:
         request = event.message

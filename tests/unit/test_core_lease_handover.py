@@ -99,7 +99,7 @@ def test_the_holder_grants_the_pre_vote_and_the_vote_only_once_it_let_go() -> No
     assert reply_to(lease, B, vote_for(2, pre=True, held=(1, A)), 0.1) == VoteReply(True, True, 1, "")
     assert reply_to(lease, B, vote_for(2, held=(1, A)), 0.1) == VoteReply(False, False, 1, "not_let_go")
     assert lease.leads(0.1)
-    lease.step(LetGo(B), 0.2)
+    lease.step(LetGo(B, lease.epoch), 0.2)
     assert reply_to(lease, B, vote_for(2), 0.2) == VoteReply(False, False, 1, "promised")
     assert reply_to(lease, B, vote_for(2, held=(1, A)), 0.2) == VoteReply(True, False, 2, "")
 
@@ -128,13 +128,13 @@ def test_letting_go_ends_the_epoch_for_good_before_the_target_hears_of_it() -> N
     lease = lease_of(A)
     lead(lease, 0.0, B)
     lease.step(Tick(), 0.5)
-    effects = lease.step(LetGo(B), 0.6)
+    effects = lease.step(LetGo(B, lease.epoch), 0.6)
     assert effects == [Ended(1, f"handed over to {B}"), Send(B, step_of("go"))]
     assert not lease.leads(0.6)
     for voter in (B, C):
         assert lease.step(follows(voter, renewal(1), 0.5), 0.7) == []
     assert not lease.leads(0.7)
-    assert lease.step(LetGo(B), 0.8) == []
+    assert lease.step(LetGo(B, lease.epoch), 0.8) == []
 
 
 def test_go_makes_the_target_vote_with_its_token() -> None:
@@ -234,7 +234,7 @@ def test_a_go_that_is_lost_costs_one_lease() -> None:
     bench.run(0.1)
     assert bench.leaders() == [A]
     bench.cuts = {(A, B)}
-    bench.step(A, LetGo(B))
+    bench.step(A, LetGo(B, 1))
     bench.run(0.01)
     bench.cuts = set()
     assert bench.leaders() == []
