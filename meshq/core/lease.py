@@ -37,6 +37,7 @@ from meshq.core.events import (
     Timing,
     VoteReply,
 )
+from meshq.core.ids import short
 from meshq.core.mandate import Mandate
 from meshq.core.membership import Roster, newest
 from meshq.core.messages import Done, Handover, Refused, Renew, RenewAnswer, Vote
@@ -393,4 +394,4 @@ class Lease:
         # Should the message be lost, all others have their turn before this node, however low its id.
         round_s = len(self.roster.members) * self._timing.stand_step_s
         self.standing.wait_from(now + self._timing.lease_s + round_s)
-        return [*self._become_follower(f"handed over to {target}"), Send(target, go)]
+        return [*self._become_follower(f"handed over to {short(target)}"), Send(target, go)]

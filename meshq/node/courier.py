@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from meshq.core.ports import Clock
-from meshq.core.requests import Submit
-from meshq.errors import MeshqError
+from meshq.core.requests import Submit, TaskSpec
+from meshq.errors import MeshqError, Undecided
 from meshq.node import journal
 from meshq.node.counters import Counters
 from meshq.node.elector import Elector
@@ -54,11 +56,29 @@ class Courier:
 
     async def _deliver(self) -> int:
         entries = await self._outbox.submits(BATCH_TASKS)
+        try:
+            await self._hand_in(entries)
+            return len(entries)
+        except Undecided as error:
+            self._counters.add("delivery_undecided", str(error))
+        # Of some names it can't be said yet whether a worker knows them: they keep none of the others waiting.
+        delivered = 0
+        for name in dict.fromkeys(spec.name for _, spec in entries):
+            alike = [entry for entry in entries if entry[1].name == name]
+            try:
+                await self._hand_in(alike)
+                delivered += len(alike)
+            except Undecided as error:
+                last = error
+        if not delivered:
+            raise last
+        return delivered
+
+    async def _hand_in(self, entries: Sequence[tuple[int, TaskSpec]]) -> None:
         if entries:
             await self._gateway.lead(Submit(tasks=tuple(spec for _, spec in entries), late=True))
-            await self._outbox.drop_submits([entry for entry, _ in entries])
+            await self._outbox.drop([entry for entry, _ in entries])
             journal.tell("delivered", f"delivered {len(entries)} tasks that waited here", tasks=len(entries))
-        return len(entries)
 
     async def _wait(self, leader: str | None, wait_s: float) -> None:
         deadline = self._clock.boot_s() + wait_s

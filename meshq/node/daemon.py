@@ -36,6 +36,7 @@ from meshq.wire.server import Server, socket_path
 from meshq.worker.pool import ChildPool
 
 STOPPED_AT_ONCE = 130
+ADDRESSES_S = 2.0
 
 
 class Daemon:
@@ -56,6 +57,8 @@ class Daemon:
         self.ready = asyncio.Event()
         self.failure: MeshqError | None = None
         self._boot = ""
+        self._own: tuple[str, ...] = ()
+        self._look_at = 0.0
         self._counters = Counters()
         self._announced = asyncio.Event()
         self._finder: Finder | None = None
@@ -92,6 +95,8 @@ class Daemon:
             try:
                 async with asyncio.TaskGroup() as tasks:
                     running = tasks.create_task(pool.run())
+                    if self.config.tasks:
+                        journal.tell("loading", f"loading tasks from {', '.join(self.config.tasks)}")
                     infos = await pool.start()
                     await self._live(me, boot, name, database, promises, outbox, pool, infos)
                     running.cancel()
@@ -177,6 +182,10 @@ class Daemon:
             remembered={peer.node: peer.addresses for peer in node.peers.book.values()},
             use_mdns=self.config.mdns,
         )  # fmt: skip
+        if self.config.seeds and not node.replicator.roster.genesis:
+            names = ", ".join(self.config.seeds)
+            text = f"asking {names} for other nodes; without an answer this node begins alone in"
+            journal.tell("seeking", f"{text} {self.config.seed_wait_s:g} s")
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(finder.run())
             await finder.announced.wait()
@@ -187,14 +196,16 @@ class Daemon:
             self._finder.told(node, addresses)
 
     def _addresses(self) -> tuple[str, ...]:
-        return self._finder.own_addresses() if self._finder is not None else ()
+        # Each look asks the system for every interface, and hellos ask often.
+        now = self.clock.boot_s()
+        if self._finder is not None and now >= self._look_at:
+            self._look_at = now + ADDRESSES_S
+            self._own = self._finder.own_addresses()
+        return self._own
 
     def _on_link(self, node: str, connected: bool) -> None:
-        if not connected:
-            journal.tell("lost", f"lost {self._name_of(node)}", node=node)
-
-    def _name_of(self, node: str) -> str:
-        return self._node.peers.name_of(node) if self._node is not None else short(node)
+        if not connected and self._node is not None:
+            self._node.peers.on_lost(node)
 
     def _on_clone(self, boot: str, address: str) -> None:
         # Of two boots the greater is the younger: that one gives way.

@@ -215,7 +215,7 @@ class Gateway:
             case ask.WaitQuery():
                 return await self._views.wait(replace(query, wait_s=0.0))
             case ask.TasksQuery():
-                return await self._views.page(query)
+                return await self._views.page_with_queued(query)
 
     async def _status(self) -> ask.Answer:
         try:

@@ -151,7 +151,8 @@ class Intake:
 def _problem(spec: TaskSpec, known: dict[str, TaskInfo]) -> MeshqError | None:
     info = known.get(spec.name)
     if info is None:
-        names = ", ".join(sorted(known)[:NAMES_SHOWN]) or "none, since no worker is there"
+        more = f" and {len(known) - NAMES_SHOWN} more" if len(known) > NAMES_SHOWN else ""
+        names = ", ".join(sorted(known)[:NAMES_SHOWN]) + more or "none, since no worker is there"
         return UnknownTask(f"no live node knows a task named {spec.name}; known are: {names}")
     try:
         args, kwargs = values.unpack_arguments(spec.payload)

@@ -14,6 +14,7 @@ from meshq.core.events import Timing
 from meshq.core.lease import Lease
 from meshq.core.messages import Call, Done, Handover, Hello, Leave, Pull, Renew, Vote
 from meshq.core.ports import Clock, Pool, Transport
+from meshq.core.quorum import majority
 from meshq.core.requests import (
     Get,
     Got,
@@ -46,6 +47,7 @@ HANDOVER_S = 5.0
 LEAVE_S = 5.0
 LEAVE_TRY_S = 2.0
 HOUSEKEEPING_S = 600.0
+MISSING_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,11 +180,14 @@ class Node:
             tasks.create_task(self.agent.run())
             tasks.create_task(self._wake_agent())
             tasks.create_task(self._keep_house())
+            tasks.create_task(self._tell_missing())
 
     async def stop(self) -> None:
         """Stops in stages: refuses new work, drains, hands the lease over, leaves the roster."""
         self._stopping = self.gateway.stopping = True
-        journal.tell("stopping", f"stopping: running tasks have {self.config.drain_s:g} s to finish")
+        running, _ = self.agent.load()
+        left = f": {running} running tasks have {self.config.drain_s:g} s to finish" if running else ""
+        journal.tell("stopping", f"stopping{left}", running=running)
         await self.agent.stop(self.config.drain_s)
         if self.elector.leads():
             await self.leadership.hand_over(HANDOVER_S)
@@ -190,12 +195,12 @@ class Node:
 
     async def _leave(self) -> None:
         """Leaves the roster, so that the others need no majority with this node in it."""
-        roster = self.replicator.roster
-        if self.me not in roster.members or len(roster.members) < 2:
-            return
         clock = self._world.clock
         deadline = clock.boot_s() + LEAVE_S
         while (left_s := deadline - clock.boot_s()) > 0:
+            roster = self.replicator.roster
+            if self.me not in roster.members or len(roster.members) < 2:
+                return
             count = self.elector.changed.count
             leader = self.elector.leader()
             if leader is None or leader == self.me:
@@ -211,6 +216,21 @@ class Node:
             journal.tell("left", "left the roster; the others go on")
             return
         journal.warn("left_hard", "stopping without a leader that could take this node off the roster")
+
+    async def _tell_missing(self) -> None:
+        """Says for whom this node waits, when too few replicas are there for a leader."""
+        told: list[str] = []
+        while True:
+            await asyncio.sleep(MISSING_S)
+            members = self.replicator.roster.members
+            missing = [node for node in members if node != self.me and not self.elector.alive(node)]
+            if self.elector.leader() is not None or len(members) - len(missing) >= majority(len(members)):
+                missing = []
+            if missing and missing != told:
+                names = ", ".join(self.peers.name_of(node) for node in missing)
+                text = f"no leader: waiting for {names}; {majority(len(members))} of {len(members)} replicas are needed"
+                journal.warn("waiting", text, missing=missing)
+            told = missing
 
     async def _wake_agent(self) -> None:
         while True:

@@ -33,6 +33,7 @@ class Peer:
     addresses: tuple[str, ...] = ()
     hello: Hello | None = None
     heard_ms: int = 0
+    present: bool = False  # found, and not lost since
     remembered_at: float = float("-inf")
 
 
@@ -150,6 +151,14 @@ class Peers:
             self._elector.heard(node)
             await self._take(node, answer, answered=True)
 
+    def on_lost(self, node: str) -> None:
+        """The last link to a node has ended."""
+        peer = self.book.get(node)
+        if peer is not None and peer.present:
+            peer.present = False
+            if not self._describe().stopping:
+                journal.tell("lost", f"lost {self.name_of(node)}", node=node)
+
     async def on_hello(self, sender: str, hello: Hello) -> Hello:
         """Another node says hello; this node answers in kind."""
         await self._take(sender, hello, answered=False)
@@ -160,9 +169,10 @@ class Peers:
         peer = self.book.get(node)
         if peer is None:
             peer = self.book[node] = Peer(node)
-        if peer.hello is None or peer.hello.boot != hello.boot:
-            journal.tell("found", f"found {hello.name} ({short(node)})", node=node)
         peer.hello, peer.name = hello, hello.name
+        if not peer.present:
+            peer.present = True
+            journal.tell("found", f"found {self.name_of(node)}", node=node)
         # The one that worked comes first, here and in what is remembered and told.
         worked = self._address_of(node)
         peer.addresses = tuple(dict.fromkeys((*([worked] if worked else ()), *hello.addresses)))

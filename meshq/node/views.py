@@ -10,7 +10,7 @@ from meshq.config import Config
 from meshq.core.limits import WAIT_S_MAX
 from meshq.core.ports import Clock
 from meshq.core.requests import NodeView, Status, TaskQuery, TasksQuery, TaskView, TaskViews, WaitQuery
-from meshq.core.task import FINISHED
+from meshq.core.task import FINISHED, State
 from meshq.errors import NotFound
 from meshq.node.elector import Elector
 from meshq.node.leadership import Leadership
@@ -26,6 +26,11 @@ RECHECK_S = 1.0
 
 def _views(ids: tuple[str, ...], committed: Mapping[str, int], conn: Connection) -> list[TaskView]:
     return queue.views(conn, ids, committed, with_result=True)
+
+
+def _shown(addresses: tuple[str, ...]) -> str:
+    """The address that people are shown: an IPv4 one if there is any, since IPv6 ones are long and often local."""
+    return next((address for address in addresses if not address.startswith("[")), addresses[0] if addresses else "")
 
 
 class Views:
@@ -104,6 +109,15 @@ class Views:
                 except TimeoutError:
                     pass  # rows that a pull brought wake nobody
 
+    async def page_with_queued(self, query: TasksQuery) -> TaskViews:
+        """As `page`; what waits in this node's outbox comes first, on the first page."""
+        found = await self.page(query)
+        if query.after is not None or query.state not in (None, State.PENDING):
+            return found
+        specs = [spec for _, spec in await self._outbox.submits(query.limit)]
+        views = await self._outbox.submit_views([spec.id for spec in specs if query.name in (None, spec.name)])
+        return TaskViews(tasks=(*reversed(views), *found.tasks), next=found.next)
+
     async def queued(self, query: TaskQuery) -> TaskView:
         """A task that waits in this node's outbox.
 
@@ -123,6 +137,9 @@ class Views:
         nodes = [self._node(node, leader) for node in self._peers.book]
         nodes.append(self._with_role(mine, leader))
         counts = await self._replicator.database.read(queue.counts)
+        queued = await self._outbox.count_submits()
+        if leader is None:
+            counts["pending"] += queued
         reign = self._leadership.reign
         return Status(
             node=self._replicator.me,
@@ -132,7 +149,7 @@ class Views:
             nodes=tuple(sorted(nodes, key=lambda view: view.id)),
             tasks=counts,
             per_minute=reign.dispatcher.per_minute() if reign else 0,
-            queued=await self._outbox.count_submits(),
+            queued=queued,
         )
 
     def _node(self, node: str, leader: str | None) -> NodeView:
@@ -149,7 +166,7 @@ class Views:
             id=node,
             name=peer.name,
             role="",
-            address=peer.addresses[0] if peer.addresses else "",
+            address=_shown(peer.addresses),
             heard_s=heard_s,
             slots=worker.slots if worker else (hello.slots if hello else 0),
             running=worker.running if worker else (hello.running if hello else 0),
@@ -169,7 +186,7 @@ class Views:
             role = "learner"
         else:
             role = "worker"
-        behind = 0 if view.id == leader else view.behind
+        behind = 0 if view.id == leader else None if role == "worker" else view.behind
         return NodeView(
             id=view.id, name=view.name, role=role, address=view.address, heard_s=view.heard_s, slots=view.slots,
             running=view.running, behind=behind,

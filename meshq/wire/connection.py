@@ -183,6 +183,9 @@ class Connection:
         except Malformed as error:
             self._count("frame_malformed")
             log.warning("the link to %s is closed: %s", self._who, error)
+        except (ConnectionError, aiohttp.ClientError):
+            # The other side is gone, and what was found of it is a ping that can't be answered any more.
+            self._count("link_broken")
         finally:
             self.lost()
             await self.close()

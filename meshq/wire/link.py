@@ -291,8 +291,9 @@ class Links:
         if len(self._reported) >= _REPORTED_MAX:
             self._reported.clear()
         self._reported[address] = refused.code
-        level = logging.DEBUG if refused.code == "link_myself" else logging.WARNING
-        log.log(level, "%s: no link with %s: %s", refused.code, address, refused.message)
+        # Of a clone the daemon hears by itself, and says what to do.
+        level = logging.DEBUG if refused.code in ("link_myself", "link_cloned", "link_older_boot") else logging.WARNING
+        log.log(level, "no link with %s: %s", address, refused.message, extra={"event": refused.code})
 
     # -- what is open ------------------------------------------------------------------------------------
 
