@@ -76,6 +76,12 @@ class BadArguments(MeshqError):
     code, status = "bad_arguments", 422
 
 
+class Unencodable(MeshqError):
+    """A value can't be sent."""
+
+    code, status = "unencodable", 422
+
+
 class QueueFull(MeshqError):
     """The queue holds as many tasks as it may; try again when some are finished."""
 
@@ -146,6 +152,12 @@ class NoDaemon(MeshqError):
     """No meshq daemon answers on this machine; start one with: meshq up."""
 
     code, status = "no_daemon", 503
+
+
+class NoAnswer(NoDaemon):
+    """The daemon gave no answer; it may have done what it was asked to all the same."""
+
+    code = "no_answer"
 
 
 class WaitTimeout(MeshqError):

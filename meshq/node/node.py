@@ -219,6 +219,7 @@ class Node:
 
     async def _tell_missing(self) -> None:
         """Says for whom this node waits, when too few replicas are there for a leader."""
+        seen: list[str] = []
         told: list[str] = []
         while True:
             await asyncio.sleep(MISSING_S)
@@ -226,11 +227,14 @@ class Node:
             missing = [node for node in members if node != self.me and not self.elector.alive(node)]
             if self.elector.leader() is not None or len(members) - len(missing) >= majority(len(members)):
                 missing = []
-            if missing and missing != told:
+            # Seen twice: a node that has just woken up has not asked the others yet.
+            if missing and missing == seen and missing != told:
+                told = missing
                 names = ", ".join(self.peers.name_of(node) for node in missing)
                 text = f"no leader: waiting for {names}; {majority(len(members))} of {len(members)} replicas are needed"
                 journal.warn("waiting", text, missing=missing)
-            told = missing
+            seen = missing
+            told = told if missing else []
 
     async def _wake_agent(self) -> None:
         while True:

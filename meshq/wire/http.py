@@ -234,7 +234,8 @@ def _guard(gate: Gate) -> Any:
         except web.HTTPException as error:
             return _error(request, _named(request, error), dict(error.headers))
         except ConnectionError:
-            raise
+            # The caller is gone: whatever is answered reaches nobody, and is no error of ours.
+            return web.Response(status=400)
         except Exception:
             # The edge of the daemon: the caller gets an answer, the log the traceback.
             log.exception("%s %s failed", request.method, request.path)

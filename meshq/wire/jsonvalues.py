@@ -4,7 +4,8 @@
 |---|---|
 | `{"$bytes": base64}` | bytes |
 | `{"$set": […]}`, `{"$frozenset": […]}` | sets |
-| `{"$datetime": iso}`, `{"$date": iso}`, `{"$timedelta": [days, seconds, microseconds]}` | times |
+| `{"$datetime": iso}`, `{"$date": iso}`, `{"$time": iso}` | dates and times |
+| `{"$timedelta": [days, seconds, microseconds]}` | lengths of time |
 | `{"$float": "nan" or "inf" or "-inf"}` | floats that are no JSON numbers |
 | `{"$dict": [[key, value], …]}` | a dict whose keys are no texts, or which looks like a tag itself |
 
@@ -19,7 +20,7 @@ import decimal
 import json
 import math
 from collections.abc import Callable
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, time, timedelta
 from typing import Any, Final
 
 from meshq.errors import Malformed
@@ -46,9 +47,11 @@ def to_json(value: Any) -> Any:
     if isinstance(value, (bytes, bytearray, memoryview)):
         return {"$bytes": base64.b64encode(value).decode()}
     if isinstance(value, datetime):
-        return {"$datetime": datetime_text(value)}
+        return {"$datetime": iso_text(value)}
     if isinstance(value, date):
         return {"$date": value.isoformat()}
+    if isinstance(value, time):
+        return {"$time": iso_text(value)}
     if isinstance(value, timedelta):
         return {"$timedelta": [value.days, value.seconds, value.microseconds]}
     raise TypeError(f"a value of type {type(value).__qualname__} has no form in JSON")
@@ -82,19 +85,25 @@ def _meant(value: Any) -> Any:
     return {key: _meant(item) for key, item in value.items()}
 
 
-def datetime_text(value: datetime) -> str:
+def iso_text(value: datetime | time) -> str:
     """ISO 8601; the second of two equal readings of a clock that was put back is marked."""
     return value.isoformat() + _FOLD * value.fold
 
 
-def datetime_of(text: str) -> datetime:
-    """The datetime that `datetime_text` made this text of, or any in ISO 8601.
+def read_datetime(text: str) -> datetime:
+    """The datetime that `iso_text` made this text of, or any in ISO 8601.
 
     Raises:
         ValueError, TypeError, AttributeError: It is none.
     """
     plain = text.removesuffix(_FOLD)
     return datetime.fromisoformat(plain).replace(fold=int(plain != text))
+
+
+def read_time(text: str) -> time:
+    """The same for a time of the day."""
+    plain = text.removesuffix(_FOLD)
+    return time.fromisoformat(plain).replace(fold=int(plain != text))
 
 
 def dumps(value: Any) -> str:
@@ -163,7 +172,8 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "$bytes": _read_bytes,
     "$set": lambda content: set(_items(content)),
     "$frozenset": lambda content: frozenset(_items(content)),
-    "$datetime": datetime_of,
+    "$datetime": read_datetime,
+    "$time": read_time,
     "$date": lambda content: date.fromisoformat(content),
     "$timedelta": lambda content: timedelta(*content),
     "$float": _read_float,

@@ -7,7 +7,7 @@ library reads them. The rest uses extension types:
 |---|---|---|
 | 1, 2, 3 | first item of an array: the array is a tuple, a set, a frozenset | empty |
 | 4 | an integer beyond 64 bits | big-endian two's complement |
-| 5, 6 | datetime, date | ISO 8601; a datetime's `fold=1` after a space |
+| 5, 6, 8 | datetime, date, time | ISO 8601; the `fold=1` of a datetime or a time after a space |
 | 7 | timedelta | `days seconds microseconds` in decimal |
 | -1 | msgpack's timestamp, read only: an aware datetime in UTC | |
 
@@ -18,13 +18,13 @@ sent. An aware datetime keeps its offset from UTC, not its zone's name.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, time, timedelta
 from typing import Any, Final
 
 import msgpack
 
-from meshq.errors import Malformed, MeshqError
-from meshq.wire.jsonvalues import datetime_of, datetime_text, dumps, from_json, loads, to_json
+from meshq.errors import Malformed, Unencodable
+from meshq.wire.jsonvalues import dumps, from_json, iso_text, loads, read_datetime, read_time, to_json
 
 __all__ = [
     "ALLOWED", "DEPTH_MAX", "Unencodable", "dumps", "from_json", "loads", "pack", "pack_arguments", "to_json",
@@ -33,10 +33,10 @@ __all__ = [
 
 DEPTH_MAX: Final = 100
 _PAYLOAD_DEPTH_MAX: Final = DEPTH_MAX + 2
-ALLOWED: Final = "None, bool, int, float, str, bytes, list, tuple, dict, set, frozenset, datetime, date and timedelta"
+ALLOWED: Final = "None, bool, int, float, str, bytes, list, tuple, dict, set, frozenset, datetime, date, time and timedelta"
 
-_TUPLE, _SET, _FROZENSET, _INT, _DATETIME, _DATE, _TIMEDELTA = range(1, 8)
-_SCALARS = frozenset({type(None), bool, int, float, str, bytes, datetime, date, timedelta})
+_TUPLE, _SET, _FROZENSET, _INT, _DATETIME, _DATE, _TIMEDELTA, _TIME = range(1, 9)
+_SCALARS = frozenset({type(None), bool, int, float, str, bytes, datetime, date, time, timedelta})
 _SEQUENCES = (list, tuple, set, frozenset)
 _FOREIGN = (msgpack.ExtType, msgpack.Timestamp)
 # The base's own conversion: a subclass's (an enum's `__str__`) may say something else.
@@ -44,12 +44,6 @@ _BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
     (int, int.__int__), (float, float.__float__), (str, str.__str__), (bytes, lambda value: bytes(memoryview(value))),
     (list, list), (dict, dict),
 )  # fmt: skip
-
-
-class Unencodable(MeshqError):
-    """A value can't be sent."""
-
-    code, status = "unencodable", 422
 
 
 class _Mark:
@@ -169,7 +163,9 @@ def _packed(value: Any) -> Any:
     if kind is int:
         return msgpack.ExtType(_INT, value.to_bytes(value.bit_length() // 8 + 1, "big", signed=True))
     if kind is datetime:
-        return msgpack.ExtType(_DATETIME, datetime_text(value).encode())
+        return msgpack.ExtType(_DATETIME, iso_text(value).encode())
+    if kind is time:
+        return msgpack.ExtType(_TIME, iso_text(value).encode())
     if kind is date:
         return msgpack.ExtType(_DATE, value.isoformat().encode())
     if kind is timedelta:
@@ -191,7 +187,9 @@ def _unpacked(code: int, data: bytes) -> Any:
     if code == _INT:
         return int.from_bytes(data, "big", signed=True)
     if code == _DATETIME:
-        return datetime_of(data.decode())
+        return read_datetime(data.decode())
+    if code == _TIME:
+        return read_time(data.decode())
     if code == _DATE:
         return date.fromisoformat(data.decode())
     if code == _TIMEDELTA:
