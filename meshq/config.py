@@ -98,17 +98,26 @@ def load(
         for key, value in _read(path).items():
             _known(key, FIELDS, f"in {path}")
             values[key], sources[key] = value, str(path)
-    for variable, text in (environ or {}).items():
-        if not variable.startswith(ENV_PREFIX) or variable in ENV_OTHER:
-            continue
+    for variable in check_names(environ or {}):
         key = variable.removeprefix(ENV_PREFIX).lower()
-        names = [ENV_PREFIX + field.upper() for field in FIELDS] + sorted(ENV_OTHER)
-        _known(variable, names, "in the environment")
-        values[key], sources[key] = _from_text(key, text), variable
+        values[key], sources[key] = _from_text(key, (environ or {})[variable]), variable
     for key, value in (overrides or {}).items():
         if value is not None:
             values[key], sources[key] = value, "--" + key.replace("_", "-")
     return _checked(values, sources)
+
+
+def check_names(environ: Mapping[str, str]) -> list[str]:
+    """The variables of the environment that are settings.
+
+    Raises:
+        ConfigError: One begins like ours and is none.
+    """
+    ours = [variable for variable in environ if variable.startswith(ENV_PREFIX) and variable not in ENV_OTHER]
+    names = [ENV_PREFIX + field.upper() for field in FIELDS]
+    for variable in ours:
+        _known(variable, [*names, *sorted(ENV_OTHER)], "in the environment")
+    return ours
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -144,6 +153,10 @@ def _checked(values: dict[str, Any], sources: dict[str, str]) -> Config:
             text = f"must be {' or '.join(choices)}" if choices else str(error).split(" - at ")[0].rstrip(".")
             raise ConfigError(f"{sources[key]}: {key} = {value!r}: {text[:1].lower()}{text[1:]}") from error
     config = msgspec.convert(values, Config, strict=False)
+    for key in ("cluster", "name"):
+        # They stand in logs and tables, on one line.
+        if not getattr(config, key).isprintable():
+            raise ConfigError(f"{sources[key]}: {key} = {values[key]!r}: must be printable, on one line")
     if config.heartbeat_s * 2 > config.lease_s * config.lease_margin:
         raise ConfigError(
             f"heartbeat_s = {config.heartbeat_s} is too long for lease_s = {config.lease_s}: "

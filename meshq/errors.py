@@ -23,6 +23,11 @@ class MeshqError(Exception):
         self.message = message or (doc[0] if doc else self.code)
         super().__init__(self.message)
 
+    def append(self, text: str) -> None:
+        """Adds to the message what only the caller knows."""
+        self.message += text
+        self.args = (self.message,)
+
     def to_wire(self) -> dict[str, Any]:
         """The body of an error answer: `{code, message, retryable}`."""
         return {"code": self.code, "message": self.message, "retryable": self.retryable}

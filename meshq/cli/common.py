@@ -1,7 +1,8 @@
-"""What the commands share: the options that each has, and lines on stderr."""
+"""What the commands share: the options that each has, numbers in them, how they end early, and lines on stderr."""
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import sys
@@ -9,17 +10,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import platformdirs
 
+from meshq.cli import output
 from meshq.wire.server import socket_path
 
 R = TypeVar("R")
 
-# What a shell reports for a program that a broken pipe ended.
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[float]
+else:
+    # Generic only in later versions of click.
+    _ParamType = click.ParamType
+
+# What a shell reports for a program that a broken pipe, or Ctrl-C, ended.
 EXIT_BROKEN_PIPE = 141
+EXIT_INTERRUPTED = 130
+_INTERRUPTED = "meshq.interrupted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,19 +42,77 @@ class Local:
 
 
 class Command(click.Command):
-    """A command whose help keeps its line breaks after a `\\b`, and that is quiet when its reader goes away."""
+    """A command whose help keeps its line breaks after a `\\b`.
+
+    It is quiet when its reader goes away, says in one line that it was interrupted, and takes no misspelt variable.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
+        # Loaded here: help needs no settings.
+        from meshq import config
+
+        config.check_names(os.environ)
         if os.environ.get("NO_COLOR"):
             ctx.color = False
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError:
-            # Nothing can be said any more, and nothing must be left to flush at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            output.discard()
             ctx.exit(EXIT_BROKEN_PIPE)
+        except KeyboardInterrupt:
+            more = ctx.meta.get(_INTERRUPTED, "")
+            if more is not None:
+                note(f"{ctx.command_path}: interrupted{more}")
+            ctx.exit(EXIT_INTERRUPTED)
         return result
+
+
+class Number(_ParamType):
+    """A number within a range, refused in plain words.
+
+    Args:
+        low, high: The range; None for no limit.
+        whole: Whether it must be an integer.
+        above: Whether `low` itself is too little; where there is no `high`.
+    """
+
+    name = "number"
+
+    def __init__(
+        self, low: float | None = None, high: float | None = None, *, whole: bool = False, above: bool = False
+    ) -> None:
+        self._low = low
+        self._high = high
+        self._whole = whole
+        self._above = above
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            number = int(value) if self._whole else float(value)
+        except ValueError:
+            number = math.nan
+        low, high = -math.inf if self._low is None else self._low, math.inf if self._high is None else self._high
+        inside = low < number <= high if self._above else low <= number <= high
+        if inside and abs(number) != math.inf:
+            return number
+        raise click.UsageError(f"{_source(param, ctx)} must be {self._wanted()}, not {str(value)[:40]!r}", ctx)
+
+    def _wanted(self) -> str:
+        kind = "a whole number" if self._whole else "a number"
+        if self._low is None:
+            return kind
+        if self._high is None:
+            return f"{kind} {'above' if self._above else 'of at least'} {self._low}"
+        return f"{kind} from {self._low} to {self._high:.15g}"
+
+
+def _source(param: click.Parameter | None, ctx: click.Context | None) -> str:
+    """Where a value stands: the option, or the variable of the environment."""
+    if param is None or ctx is None:
+        return "it"
+    by_variable = ctx.get_parameter_source(param.name or "") is click.core.ParameterSource.ENVIRONMENT
+    return str(param.envvar) if by_variable else param.opts[-1]
 
 
 def local_options(command: Callable[..., R]) -> Callable[..., R]:
@@ -59,7 +127,7 @@ def local_options(command: Callable[..., R]) -> Callable[..., R]:
     )
     @click.option(
         "--connect-timeout",
-        type=click.FloatRange(min=0, min_open=True),
+        type=Number(0, above=True),
         envvar="MESHQ_CONNECT_TIMEOUT",
         default=10.0,
         metavar="SECONDS",
@@ -77,6 +145,11 @@ def local_options(command: Callable[..., R]) -> Callable[..., R]:
 def note(message: str) -> None:
     """One line on stderr, for people."""
     click.echo(message, err=True)
+
+
+def on_interrupt(more: str | None) -> None:
+    """What Ctrl-C says from now on after `interrupted`; None: nothing at all, since it is the way to end this."""
+    click.get_current_context().meta[_INTERRUPTED] = more
 
 
 def listens(data_dir: Path) -> bool:

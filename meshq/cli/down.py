@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from meshq.cli.common import Command, Local, listens, local_options, note
+from meshq.cli.common import Command, Local, Number, listens, local_options, note
 from meshq.client.aio import AsyncClient
 from meshq.errors import NoDaemon
 
@@ -20,7 +20,7 @@ TELL_S = 2.0
 
 @click.command(cls=Command)
 @click.option(
-    "--timeout", "timeout_s", type=click.FloatRange(min=0), default=60.0, metavar="SECONDS",
+    "--timeout", "timeout_s", type=Number(0), default=60.0, metavar="SECONDS",
     help="How long to wait until it is gone.  [default: 60]",
 )  # fmt: skip
 @local_options

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -11,12 +10,15 @@ from importlib import import_module
 import click
 
 import meshq
+from meshq.cli import output
 from meshq.errors import ConfigError, MeshqError, NoDaemon, TaskFailed, WaitTimeout
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_NOTHING_KEPT = 3
 EXIT_INTERRUPTED = 130
+# These stand after the command, since each command has them.
+SHARED_OPTIONS = ("--data-dir", "--connect-timeout", "--json")
 
 # The help of `meshq` itself, so that it loads none of them.
 COMMANDS = {
@@ -42,6 +44,16 @@ class Commands(click.Group):
         command = getattr(import_module(f"meshq.cli.{cmd_name}"), cmd_name)
         assert isinstance(command, click.Command)
         return command
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            command = next((word for word in args if word in COMMANDS), None)
+            if error.option_name in SHARED_OPTIONS or (command is not None and not error.possibilities):
+                text = f"{error.option_name} goes after the command: meshq {command or 'COMMAND'} {error.option_name} …"
+                raise click.UsageError(text, ctx) from error
+            raise
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -117,6 +129,10 @@ def run(argv: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
+    except OSError as error:
+        if not output.is_unwritten(error):
+            raise
+        return _unwritten(error)
     except ConfigError as error:
         # The one error that may go on for more than a line: a module that can't be loaded shows its traceback.
         first, *rest = error.message.splitlines()
@@ -136,14 +152,23 @@ def main() -> None:
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read our output went away: nothing to complain about, and nothing left to flush at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # Whoever read our output went away: nothing to complain about.
+        output.discard()
+    except OSError as error:
+        code = _unwritten(error)
     sys.exit(code)
+
+
+def _unwritten(error: OSError) -> int:
+    output.discard()
+    complain(f"can't write the output: {error.strerror}")
+    return EXIT_FAILED
 
 
 def _lower(message: str) -> str:
     message = message.rstrip(".")
-    return message[:1].lower() + message[1:]
+    # The name of a variable stays as it is.
+    return message if message[1:2].isupper() else message[:1].lower() + message[1:]
 
 
 if __name__ == "__main__":

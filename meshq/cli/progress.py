@@ -3,30 +3,71 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+import click
+
+from meshq.cli.render import duration
 
 SHOWN_AFTER_S = 1.0
+DRAWN_EVERY_S = 0.2
+BAR_CELLS = 30
+ERASE = "\r\x1b[2K"
 
 
 @contextmanager
-def progress(label: str, total: int) -> Iterator[Callable[[], None]]:
-    """Yields what is to be called at each step. Needs a running event loop."""
-    if not sys.stderr.isatty():
-        yield lambda: None
-        return
-    bar = Progress(
-        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty(),
-    )  # fmt: skip
-    task = bar.add_task(label, total=total)
-    timer = asyncio.get_running_loop().call_later(SHOWN_AFTER_S, bar.start)
+def progress(label: str, total: int) -> Iterator[Callable[[str], None]]:
+    """Yields what prints a line on stdout, above the bar, and counts one step. Needs a running event loop."""
+    bar = _Bar(label, total)
     try:
-        yield lambda: bar.advance(task)
+        yield bar.step
     finally:
-        timer.cancel()
-        bar.stop()
+        bar.close()
+
+
+class _Bar:
+    """One line, which is erased before anything else is written: stdout may be the same terminal."""
+
+    def __init__(self, label: str, total: int) -> None:
+        self._label = label
+        self._total = total
+        self._done = 0
+        self._drawn = False
+        self._loop = asyncio.get_running_loop()
+        self._began_s = self._loop.time()
+        self._timer: asyncio.TimerHandle | None = None
+        if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+            self._timer = self._loop.call_later(SHOWN_AFTER_S, self._draw)
+
+    def step(self, line: str) -> None:
+        self._done += 1
+        self._erase()
+        click.echo(line)
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._erase()
+
+    def _draw(self) -> None:
+        filled = BAR_CELLS * self._done // self._total
+        bar = "#" * filled + "-" * (BAR_CELLS - filled)
+        waited = duration(self._loop.time() - self._began_s)
+        text = f"[{bar}] {self._done} of {self._total} finished, {waited} so far: {self._label}"
+        # A line that wraps could not be erased. (A name may have wide characters.)
+        cells = os.get_terminal_size(sys.stderr.fileno()).columns
+        while len(text.encode("utf-8")) >= cells > 1:
+            text = text[: len(text) - 1]
+        sys.stderr.write(f"{ERASE}{text}")
+        sys.stderr.flush()
+        self._drawn = True
+        self._timer = self._loop.call_later(DRAWN_EVERY_S, self._draw)
+
+    def _erase(self) -> None:
+        if self._drawn:
+            self._drawn = False
+            sys.stderr.write(ERASE)
+            sys.stderr.flush()

@@ -68,14 +68,14 @@ def safety_text(handles: Sequence[Handle]) -> str:
     return f"kept on {disks} (majority)" if majority else f"kept on {disks}, without a majority"
 
 
-def record_text(record: Record) -> str:
+def record_text(record: Record, *, with_reason: bool = True) -> str:
     """A task for people: a line, and what came out of it."""
     attempts = "not started yet" if record.attempt == 0 else f"attempt {record.attempt}"
     waits = "; waits on this machine's disk for a leader" if record.queued else ""
     lines = [f"{short(record.id)}  {line(record.name)}: {record.state} ({attempts}){waits}"]
     if record.state == State.DONE:
         lines.append(values.dumps(values.to_json(record.result)))
-    elif record.finished:
+    elif record.finished and with_reason:
         lines.append(line(record.reason))
     return "\n".join(lines)
 

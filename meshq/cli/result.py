@@ -7,7 +7,7 @@ import asyncio
 import click
 
 from meshq.cli import render
-from meshq.cli.common import Command, Local, local_options, note
+from meshq.cli.common import Command, Local, Number, local_options, note
 from meshq.client.aio import AsyncClient
 from meshq.client.record import Record
 from meshq.core.ids import short
@@ -18,7 +18,7 @@ from meshq.core.task import State
 @click.argument("task_id", metavar="ID")
 @click.option("--wait", is_flag=True, help="Wait until it is finished.")
 @click.option(
-    "--timeout", "timeout_s", type=click.FloatRange(min=0), metavar="SECONDS",
+    "--timeout", "timeout_s", type=Number(0), metavar="SECONDS",
     help="Wait at most so long; exit with 1 if it is not finished by then.",
 )  # fmt: skip
 @click.option("--traceback", is_flag=True, help="If it failed, show where.")
@@ -36,11 +36,13 @@ def result(local: Local, task_id: str, wait: bool, timeout_s: float | None, trac
     """
     waits = wait or timeout_s is not None
     record = asyncio.run(_result(local, task_id, waits, timeout_s))
-    click.echo(render.record_json(record) if local.as_json else render.record_text(record))
-    if traceback and record.error and record.error.get("traceback"):
+    click.echo(render.record_json(record) if local.as_json else render.record_text(record, with_reason=False))
+    shows_where = bool(record.error and record.error.get("traceback"))
+    if traceback and record.error and shows_where:
         note(str(record.error["traceback"]).rstrip())
     if record.finished and record.state != State.DONE:
-        note(f"meshq result: {short(record.id)}: {render.line(record.reason)}")
+        hint = " (--traceback shows where)" if shows_where and not traceback and not local.as_json else ""
+        note(f"meshq result: {short(record.id)}: {render.line(record.reason)}{hint}")
         return 1
     if waits and not record.finished:
         note(f"meshq result: {short(record.id)} is {record.state} after {timeout_s:g} s; ask again later")

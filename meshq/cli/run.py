@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -10,7 +11,7 @@ import click
 
 from meshq.cli import settings
 from meshq.cli.arguments import TaskCommand, task_arguments
-from meshq.cli.common import Local, listens, local_options, note
+from meshq.cli.common import Local, listens, local_options, note, on_interrupt
 from meshq.cli.submitting import task_options
 from meshq.client.aio import AsyncClient
 from meshq.client.options import Options
@@ -38,10 +39,11 @@ def run(local: Local, name: str, arguments: tuple[str, ...], options: Options, t
     try:
         result = asyncio.run(_run(local, name, args, kwargs, options))
     except TaskFailed as error:
-        if traceback and error.error and error.error.get("traceback"):
-            note(str(error.error["traceback"]).rstrip())
-        elif error.error:
-            error.message += " (--traceback shows where)"
+        where = str((error.error or {}).get("traceback") or "").rstrip()
+        if where and traceback:
+            note(where)
+        elif where:
+            error.append(" (--traceback shows where)")
         raise
     click.echo(values.dumps(values.to_json(result)))
     return 0
@@ -51,19 +53,32 @@ async def _run(local: Local, name: str, args: list[Any], kwargs: dict[str, Any],
     async with AsyncExitStack() as stack:
         data_dir, embedded_here = local.data_dir, not listens(local.data_dir)
         if embedded_here:
+            config = settings.load(local.data_dir)
             note("meshq run: no daemon runs here, so a node of its own does this task (meshq up starts a daemon)")
+            _end_like_ctrl_c()
             # Loaded only here: a whole node takes longer to load than a client.
             from meshq.node.embedded import embedded
 
-            data_dir = await stack.enter_async_context(embedded(settings.load(local.data_dir)))
+            data_dir = await stack.enter_async_context(embedded(config))
         client = AsyncClient(data_dir, connect_timeout_s=local.connect_timeout_s)
         await stack.enter_async_context(client)
         handle = await client.with_options(options).submit(name, *args, **kwargs)
         if handle.queued and not embedded_here:
             note("meshq run: no leader; the task waits on this machine's disk until there is one (see: meshq status)")
+        if not embedded_here:
+            on_interrupt(f"; the task goes on, see: meshq result {short(handle.id)}")
         try:
             return await handle.result()
         except asyncio.CancelledError:
-            if not embedded_here:
-                note(f"meshq run: interrupted; the task goes on, see: meshq result {short(handle.id)}")
+            if embedded_here:
+                # So that nothing is left that its end would wait for.
+                await client.cancel(handle)
             raise
+
+
+def _end_like_ctrl_c() -> None:
+    """A node of its own has a directory to take away, whatever ends this process."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            loop.add_signal_handler(number, signal.raise_signal, signal.SIGINT)

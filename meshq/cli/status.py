@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 import click
 
 from meshq.cli import render
-from meshq.cli.common import Command, Local, local_options, note
+from meshq.cli.common import Command, Local, Number, local_options, note, on_interrupt
 from meshq.client.aio import AsyncClient
 from meshq.core.requests import Status
 from meshq.errors import MeshqError, NoDaemon
@@ -23,9 +24,9 @@ HEARD_S = 3.0
 @click.command(cls=Command)
 @click.option("--watch", is_flag=True, help="Show it anew each second, until Ctrl-C.")
 @click.option("--wait", is_flag=True, help="Wait until a leader with a majority and --nodes nodes are there.")
-@click.option("--nodes", type=click.IntRange(min=1), metavar="N", help="With --wait: how many.  [default: 1]")
+@click.option("--nodes", type=Number(1, whole=True), metavar="N", help="With --wait: how many.  [default: 1]")
 @click.option(
-    "--timeout", "timeout_s", type=click.FloatRange(min=0), default=60.0, metavar="SECONDS",
+    "--timeout", "timeout_s", type=Number(0), default=60.0, metavar="SECONDS",
     help="With --wait: exit with 1 if they are not there by then.  [default: 60]",
 )  # fmt: skip
 @local_options
@@ -46,6 +47,7 @@ def status(local: Local, watch: bool, wait: bool, nodes: int | None, timeout_s: 
     if watch and wait:
         raise click.UsageError("--watch and --wait exclude each other")
     if watch:
+        on_interrupt(None)
         asyncio.run(_watch(local))
     found = asyncio.run(_waited(local, nodes or 1, timeout_s) if wait else _once(local))
     _show(local, found)
@@ -77,7 +79,7 @@ async def _waited(local: Local, nodes: int, timeout_s: float) -> Status:
             await asyncio.sleep(CHECK_S)
 
 
-async def _statuses(local: Local) -> AsyncIterator[Status | MeshqError]:
+async def _statuses(local: Local) -> AsyncGenerator[Status | MeshqError, None]:
     """What each second brings, errors too: the daemon may come back."""
     # A short patience, so that the view soon says that nobody answers.
     async with AsyncClient(local.data_dir, connect_timeout_s=min(WATCH_PATIENCE_S, local.connect_timeout_s)) as client:
@@ -91,9 +93,10 @@ async def _statuses(local: Local) -> AsyncIterator[Status | MeshqError]:
 
 async def _watch(local: Local) -> None:
     if local.as_json or not sys.stdout.isatty():
-        async for found in _statuses(local):
-            _show(local, found)
-            sys.stdout.flush()
+        async with aclosing(_statuses(local)) as statuses:
+            async for found in statuses:
+                _show(local, found)
+                sys.stdout.flush()
         return
     from rich.live import Live
     from rich.text import Text
@@ -101,9 +104,10 @@ async def _watch(local: Local) -> None:
     from meshq.cli.tables import console, status_view
 
     with Live(console=console(), auto_refresh=False, screen=False, vertical_overflow="ellipsis") as live:
-        async for found in _statuses(local):
-            view = Text(found.message) if isinstance(found, MeshqError) else status_view(found)
-            live.update(view, refresh=True)
+        async with aclosing(_statuses(local)) as statuses:
+            async for found in statuses:
+                view = Text(found.message) if isinstance(found, MeshqError) else status_view(found)
+                live.update(view, refresh=True)
 
 
 def _show(local: Local, found: Status | MeshqError) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import click
 
 from meshq.cli import render
 from meshq.cli.arguments import TaskCommand, task_arguments
-from meshq.cli.common import Local, local_options, note
+from meshq.cli.common import Local, Number, local_options, note, on_interrupt
 from meshq.cli.submitting import task_options
 from meshq.client.aio import AsyncClient
 from meshq.client.handle import Handle
@@ -23,7 +24,7 @@ SHOWN_MAX = 10
 
 @click.command(cls=TaskCommand)
 @task_options
-@click.option("--count", type=click.IntRange(1, 1_000_000), default=1, metavar="N", help="Submit it N times.")
+@click.option("--count", type=Number(1, 1_000_000, whole=True), default=1, metavar="N", help="Submit it N times.")
 @click.option("--wait", is_flag=True, help="Wait for the results; exit with 1 if one failed.")
 @local_options
 def submit(local: Local, name: str, arguments: tuple[str, ...], options: Options, count: int, wait: bool) -> int:
@@ -57,15 +58,12 @@ async def _wait(local: Local, client: AsyncClient, name: str, handles: Sequence[
     from meshq.cli.progress import progress
 
     failed = 0
-    try:
-        with progress(name, len(handles)) as step:
-            async for record in client.records(handles):
-                click.echo(render.record_json(record) if local.as_json else render.record_text(record))
+    on_interrupt("; the tasks go on, see: meshq tasks")
+    with progress(name, len(handles)) as step:
+        async with aclosing(client.records(handles)) as records:
+            async for record in records:
+                step(render.record_json(record) if local.as_json else render.record_text(record))
                 failed += record.state != State.DONE
-                step()
-    except asyncio.CancelledError:
-        note("meshq submit: interrupted; the tasks go on, see: meshq tasks")
-        raise
     if failed:
         note(f"meshq submit: {failed} of {len(handles)} tasks failed; see: meshq result ID --traceback")
     return 1 if failed else 0

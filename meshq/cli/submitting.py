@@ -8,10 +8,15 @@ from typing import Any, TypeVar
 
 import click
 
+from meshq.cli.common import Number
 from meshq.client.options import Options
+from meshq.core import limits
 
 R = TypeVar("R")
-SECONDS = click.FloatRange(min=0)
+PRIORITY = Number(-limits.PRIORITY_MAX, limits.PRIORITY_MAX, whole=True)
+DELAY = Number(0, limits.TIMEOUT_S_MAX)
+TIMEOUT = Number(0.001, limits.TIMEOUT_S_MAX)
+RETRIES = Number(0, limits.RETRIES_MAX, whole=True)
 
 
 def task_options(command: Callable[..., R]) -> Callable[..., R]:
@@ -19,10 +24,10 @@ def task_options(command: Callable[..., R]) -> Callable[..., R]:
 
     @click.argument("name")
     @click.argument("arguments", metavar="[ARGS]...", nargs=-1, type=click.UNPROCESSED)
-    @click.option("--priority", type=int, default=0, metavar="N", help="Higher runs first.  [default: 0]")
-    @click.option("--delay", type=SECONDS, default=0.0, metavar="SECONDS", help="Don't run it before so long.")
-    @click.option("--timeout", type=SECONDS, metavar="SECONDS", help="End a run that takes longer.")
-    @click.option("--retries", type=click.IntRange(min=0), default=0, metavar="N", help="Try again after a failure.")
+    @click.option("--priority", type=PRIORITY, default=0, metavar="N", help="Higher runs first.  [default: 0]")
+    @click.option("--delay", type=DELAY, default=0.0, metavar="SECONDS", help="Don't run it before so long.")
+    @click.option("--timeout", type=TIMEOUT, metavar="SECONDS", help="End a run that takes longer.")
+    @click.option("--retries", type=RETRIES, default=0, metavar="N", help="Try again after a failure.")
     @click.option("--key", metavar="TEXT", help="A repeated submit with this key is the same task.")
     @wraps(command)
     def wrapped(

@@ -16,12 +16,22 @@ from meshq.core.requests import NodeView, Status
 from meshq.core.task import State
 
 WIDTH = 80
+
+
+class _Console(Console):
+    """Rich would exit with 1 where the reader went away; that is for the command to decide."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        raise BrokenPipeError
+
+
 _COLOURS: dict[str, str] = {State.RUNNING: "cyan", State.DONE: "green", State.FAILED: "red", State.CANCELLED: "yellow"}
 
 
 def console(*, stderr: bool = False) -> Console:
     """A console of this width. Colours only on a terminal, and never with NO_COLOR."""
-    return Console(width=WIDTH, stderr=stderr, highlight=False, emoji=False, markup=False, soft_wrap=False)
+    return _Console(width=WIDTH, stderr=stderr, highlight=False, emoji=False, markup=False, soft_wrap=False)
 
 
 def tasks_table(records: Iterable[Record]) -> Table:

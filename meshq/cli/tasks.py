@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import aclosing
 
 import click
 
 from meshq.cli import render
-from meshq.cli.common import Command, Local, local_options, note
+from meshq.cli.common import Command, Local, Number, local_options, note
 from meshq.client.aio import AsyncClient
 from meshq.client.record import Record
 
@@ -19,7 +20,7 @@ LIMIT = 50
 @click.option("--state", type=click.Choice([str(state) for state in render.SHOWN_STATES]), help="Only these.")
 @click.option("--name", metavar="NAME", help="Only those of this name.")
 @click.option(
-    "--limit", type=click.IntRange(min=1), metavar="N", help=f"At most so many.  [default: {LIMIT}; with --json: all]"
+    "--limit", type=Number(1, whole=True), metavar="N", help=f"At most so many.  [default: {LIMIT}; with --json: all]"
 )
 @local_options
 def tasks(local: Local, state: str | None, name: str | None, limit: int | None) -> int:
@@ -51,8 +52,11 @@ def tasks(local: Local, state: str | None, name: str | None, limit: int | None) 
 
 
 async def _stream(local: Local, state: str | None, name: str | None, limit: int | None) -> None:
-    async with AsyncClient(local.data_dir, connect_timeout_s=local.connect_timeout_s) as client:
-        async for record in client.tasks(state=state, name=name, limit=limit):
+    async with (
+        AsyncClient(local.data_dir, connect_timeout_s=local.connect_timeout_s) as client,
+        aclosing(client.tasks(state=state, name=name, limit=limit)) as found,
+    ):
+        async for record in found:
             sys.stdout.write(render.record_json(record, with_result=False) + "\n")
 
 

@@ -7,15 +7,22 @@ from pathlib import Path
 import click
 
 from meshq.cli import settings
-from meshq.cli.common import Command, Local, local_options
+from meshq.cli.common import Command, Local, Number, local_options
 
 
 @click.command(cls=Command)
 @click.option("--name", metavar="NAME", help="What this node is called.  [default: the host's name]")
 @click.option("--cluster", metavar="NAME", help="Nodes with the same cluster name find each other.  [default: meshq]")
-@click.option("--port", type=int, metavar="PORT", help="TCP port for other nodes; 0: any.  [default: 7373]")
+@click.option(
+    "--port", type=Number(whole=True), metavar="PORT", help="TCP port for other nodes; 0: any.  [default: 7373]"
+)
 @click.option("--seed", "seeds", multiple=True, metavar="HOST:PORT", help="A node to ask for others.  [repeatable]")
-@click.option("--slots", type=int, metavar="N", help="How many tasks run here at once; 0: none.  [default: processors]")
+@click.option(
+    "--slots",
+    type=Number(whole=True),
+    metavar="N",
+    help="How many tasks run here at once; 0: none.  [default: processors]",
+)
 @click.option("--replica", metavar="auto|never", help="Whether this node may hold a copy of the queue.")
 @click.option("--config", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Settings, in TOML.")
 @click.option("--tasks", multiple=True, metavar="FILE|MODULE", help="Where tasks of your own are.  [repeatable]")

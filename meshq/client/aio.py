@@ -11,7 +11,6 @@ from copy import copy
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import quote
 
 import platformdirs
 
@@ -20,12 +19,13 @@ from meshq.client.connection import Connection
 from meshq.client.handle import Handle
 from meshq.client.options import Options, new_ids
 from meshq.client.record import Page, Record
+from meshq.core.ids import short
 from meshq.core.limits import PAGE_TASKS_MAX
 from meshq.core.messages import Done
 from meshq.core.requests import Health, Stats, Status, Submitted
 from meshq.core.task import OPEN
-from meshq.errors import TooLarge, WaitTimeout
-from meshq.wire import values
+from meshq.errors import Malformed, MeshqError, NoAnswer, TooLarge, WaitTimeout
+from meshq.wire import forms, values
 
 TASKS_PER_REQUEST = 10_000
 PAYLOAD_BYTES_PER_REQUEST = 4 << 20
@@ -105,6 +105,7 @@ class AsyncClient:
         Raises:
             UnknownTask, BadArguments: The cluster knows no such task, or it takes other arguments.
             NoDaemon: No daemon answers on this machine.
+            NoAnswer: It gave none, and may take the task all the same.
         """
         return (await self._submit(name, [(args, kwargs)]))[0]
 
@@ -220,19 +221,13 @@ class AsyncClient:
                 return
 
     async def cancel(self, task: Handle | str) -> Record:
-        """Calls a task off.
-
-        Raises:
-            Conflict: It is finished.
-        """
-        path = f"/task/{quote(_id(task), safe='')}/cancel"
-        return await self._connection.call("POST", path, Record)
+        """Calls a task off; one that is finished stays as it is. Returns the task as it is then."""
+        return await self._connection.call("POST", f"{_path(task)}/cancel", Record)
 
     async def retry(self, task: Handle | str) -> Handle:
         """Submits a finished task anew; the new one names the old one as `retry_of`."""
-        path = f"/task/{quote(_id(task), safe='')}/retry"
         # A second request would make a second task.
-        answer = await self._connection.call("POST", path, Submitted, repeatable=False)
+        answer = await self._connection.call("POST", f"{_path(task)}/retry", Submitted, repeatable=False, new_work=True)
         return self._handles(answer)[0]
 
     async def status(self) -> Status:
@@ -269,21 +264,39 @@ class AsyncClient:
         # All are packed before the first is sent: a value that can't travel stops everything.
         payloads = [values.pack_arguments(args, kwargs) for args, kwargs in calls]
         given = self._options.given()
-        forms = [
+        tasks: list[Form] = [
             {"id": task_id, "name": name, "payload": payload, **given}
             for task_id, payload in zip(new_ids(len(payloads)), payloads, strict=True)
         ]
-        return [handle for batch in _batches(forms) for handle in await self._send(batch)]
-
-    async def _send(self, forms: Sequence[Form]) -> list[Handle]:
+        kept: list[Handle] = []
         try:
-            answer = await self._connection.call("POST", "/submit-task", Submitted, body={"tasks": list(forms)})
+            for batch in _batches(tasks):
+                await self._send(batch, kept)
+        except MeshqError as error:
+            if kept:
+                error.append(f"; before that, the first {len(kept)} of {len(tasks)} tasks were kept")
+            raise
+        return kept
+
+    async def _send(self, tasks: Sequence[Form], kept: list[Handle]) -> None:
+        body = {"tasks": list(tasks)}
+        try:
+            answer = await self._connection.call("POST", "/submit-task", Submitted, body=body, new_work=True)
         except TooLarge:
-            if len(forms) == 1:
+            if len(tasks) == 1:
                 raise
-            half = len(forms) // 2
-            return [*await self._send(forms[:half]), *await self._send(forms[half:])]
-        return self._handles(answer)
+            half = len(tasks) // 2
+            await self._send(tasks[:half], kept)
+            await self._send(tasks[half:], kept)
+            return
+        except NoAnswer as error:
+            error.append(f"; {_may_take([task['id'] for task in tasks])}")
+            raise
+        except Malformed as error:
+            if len(tasks) == 1:
+                raise Malformed(error.message.removeprefix("tasks[0].")) from error
+            raise
+        kept += self._handles(answer)
 
     async def _ask(self, ids: list[str], wait_s: float, patience_s: float) -> Page:
         body = {"ids": ids, "wait_s": wait_s}
@@ -291,8 +304,8 @@ class AsyncClient:
             return await self._connection.call("POST", "/wait", Page, body=body, wait_s=wait_s, patience_s=patience_s)
 
     async def _view(self, task_id: str, wait_s: float = 0.0, patience_s: float | None = None) -> Record:
-        path = f"/task/{quote(task_id, safe='')}"
         params = {"wait": f"{wait_s:.3f}"} if wait_s > 0 else None
+        path = _path(task_id)
         return await self._connection.call("GET", path, Record, params=params, wait_s=wait_s, patience_s=patience_s)
 
     async def _poll(self, task_id: str, end_s: float) -> Record:
@@ -322,13 +335,25 @@ def _id(task: Handle | str) -> str:
     return task if isinstance(task, str) else task.id
 
 
-def _batches(forms: Sequence[Form]) -> Iterator[Sequence[Form]]:
+def _path(task: Handle | str) -> str:
+    """Where the daemon answers for a task; raises Malformed if that can't be an id."""
+    return f"/task/{forms.task_id(_id(task))}"
+
+
+def _may_take(ids: list[str]) -> str:
+    first = short(ids[0])
+    if len(ids) == 1:
+        return f"it may still take the task {first}; see: meshq result {first}"
+    return f"it may still take these {len(ids)} tasks, {first} to {short(ids[-1])}; see: meshq tasks"
+
+
+def _batches(tasks: Sequence[Form]) -> Iterator[Sequence[Form]]:
     begin, size = 0, 0
-    for index, form in enumerate(forms):
+    for index, form in enumerate(tasks):
         full = index - begin == TASKS_PER_REQUEST or size + len(form["payload"]) > PAYLOAD_BYTES_PER_REQUEST
         if full and index > begin:
-            yield forms[begin:index]
+            yield tasks[begin:index]
             begin, size = index, 0
         size += len(form["payload"])
-    if begin < len(forms):
-        yield forms[begin:]
+    if begin < len(tasks):
+        yield tasks[begin:]

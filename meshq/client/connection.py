@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import aiohttp
 import msgspec
 
-from meshq.errors import Malformed, MeshqError, NoDaemon, TooLarge, from_wire
+from meshq.errors import Malformed, MeshqError, NoAnswer, NoDaemon, Stopping, TooLarge, from_wire
 from meshq.wire import values
 from meshq.wire.server import socket_path
 
@@ -52,6 +52,7 @@ class Connection:
         wait_s: float = 0.0,
         patience_s: float | None = None,
         repeatable: bool = True,
+        new_work: bool = False,
     ) -> A:
         """One request and its answer.
 
@@ -62,26 +63,31 @@ class Connection:
             wait_s: Seconds for which the daemon may hold the answer back.
             patience_s: For how many seconds an error that may pass is tried again; None: the connect timeout.
             repeatable: False where a second request would do more than the first.
+            new_work: Whether a daemon that stops refuses this for good.
 
         Raises:
-            NoDaemon: Nobody listens, or nobody answered within the connect timeout.
+            NoDaemon: Nobody listens.
+            NoAnswer: Nobody answered within the connect timeout; what was asked for may be done all the same.
             MeshqError: What the daemon answered.
         """
         clock = asyncio.get_running_loop()
         data = None if body is None else values.pack(body, depth_max=BODY_DEPTH_MAX)
-        lost_s, refused_s, pause_s = math.inf, math.inf, PAUSE_FIRST_S
+        lost_s, refused_s, pause_s, arrived = math.inf, math.inf, PAUSE_FIRST_S, False
         while True:
             try:
                 status, content = await self._once(method, path, data, params, wait_s)
             except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
                 lost_s = min(lost_s, clock.time())
-                first = not self._met and isinstance(error, aiohttp.ClientConnectorError)
+                refused = isinstance(error, aiohttp.ClientConnectorError)
+                arrived, first = arrived or not refused, refused and not self._met
                 if first or not repeatable or clock.time() - lost_s >= self.connect_timeout_s:
-                    raise self._nobody(error) from error
+                    raise self._nobody(error, arrived) from error
             else:
                 lost_s, failure = math.inf, _failure(status, content)
                 if failure is None:
                     return _decoded(answer, content)
+                if new_work and isinstance(failure, Stopping):
+                    raise _stopping(arrived)
                 refused_s = min(refused_s, clock.time())
                 patience = self.connect_timeout_s if patience_s is None else patience_s
                 if not failure.retryable or clock.time() - refused_s >= patience:
@@ -108,7 +114,7 @@ class Connection:
                     self._met = True
                     return response.status, await response.read()
             except TimeoutError as error:
-                raise NoDaemon(
+                raise NoAnswer(
                     f"the daemon at {self.socket} gave no answer within {timeout_s:g} s; "
                     "it hangs or this machine is overloaded"
                 ) from error
@@ -124,12 +130,18 @@ class Connection:
             )
         return self._session
 
-    def _nobody(self, error: Exception) -> NoDaemon:
+    def _nobody(self, error: Exception, arrived: bool) -> NoDaemon:
         if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, PermissionError):
             return NoDaemon(f"the daemon at {self.socket} belongs to another user")
         if isinstance(error, aiohttp.ClientConnectorError):
-            return NoDaemon(f"no daemon listens at {self.socket}; start one with: meshq up")
-        return NoDaemon(f"the daemon at {self.socket} broke off; see its log, or start it again with: meshq up")
+            kind = NoAnswer if arrived else NoDaemon
+            return kind(f"no daemon listens at {self.socket}; start one with: meshq up")
+        return NoAnswer(f"the daemon at {self.socket} broke off; see its log, or start it again with: meshq up")
+
+
+def _stopping(arrived: bool) -> MeshqError:
+    text = "this daemon is stopping and takes no new work"
+    return NoAnswer(text) if arrived else Stopping(f"{text}; nothing was kept")
 
 
 def _decoded(answer: type[A], content: bytes) -> A:

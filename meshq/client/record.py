@@ -8,6 +8,8 @@ from typing import Any
 from meshq.core.task import OPEN, State
 from meshq.errors import TaskFailed
 
+REASON_CHARS_MAX = 400
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
@@ -47,13 +49,19 @@ class Record:
 
     @property
     def reason(self) -> str:
-        """Why there is no result, in one line."""
+        """Why there is no result, in one line, which is cut where it is long; `error` has all of it."""
         if self.error:
-            text = f"{self.error.get('type', 'Error')}: {self.error.get('message', '')}"
-            return " ".join(text.split()).rstrip(":")
+            return _one_line(str(self.error.get("type", "Error")), str(self.error.get("message", "")))
         if self.state == State.PURGED:
             return "the task is finished and its result is no longer kept"
         return f"the task is {self.state}"
+
+
+def _one_line(kind: str, message: str) -> str:
+    words = " ".join(message.split())
+    # An exception without a text has its own name as the message.
+    text = kind if words in ("", kind, kind.rpartition(".")[2]) else f"{kind}: {words}"
+    return text if len(text) <= REASON_CHARS_MAX else f"{text[:REASON_CHARS_MAX]} …"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -184,7 +184,7 @@ class Client:
         return self._iterate(self._client.tasks(state=state, name=name, limit=limit))
 
     def cancel(self, task: Handle | str) -> Record:
-        """Calls a task off."""
+        """Calls a task off; one that is finished stays as it is."""
         return self._loop.run(self._client.cancel(_id(task)))
 
     def retry(self, task: Handle | str) -> Handle:

@@ -39,6 +39,7 @@ class Registry:
 
     def __init__(self) -> None:
         self._functions: dict[str, Callable[..., Any]] = {}
+        self.additions = 0
 
     def add(self, function: Callable[..., Any], name: str | None = None) -> None:
         """Takes a function in.
@@ -64,6 +65,16 @@ class Registry:
                 f"two tasks are called {name}: {_place(known)} and {_place(function)}; rename one with @task(name=…)"
             )
         self._functions[name] = function
+        self.additions += 1
+
+    def stand_in(self, module: types.ModuleType) -> bool:
+        """Whether a task is of this module or of one inside of it, or was imported into it."""
+        things = {id(thing) for thing in vars(module).values()}
+        inside = f"{module.__name__}."
+        return any(
+            id(function) in things or f"{function.__module__}.".startswith(inside)
+            for function in self._functions.values()
+        )
 
     def names(self) -> tuple[str, ...]:
         """All names, sorted."""
@@ -133,28 +144,32 @@ def load(spec: str) -> None:
         spec: A path that ends in `.py`, or the dotted name of a module that can be imported.
 
     Raises:
-        ConfigError: It can't be found, or its import fails; the message then holds the full traceback.
+        ConfigError: It can't be found, it has no task, or its import fails; the message then holds the full traceback.
     """
+    before = DEFAULT.additions
     try:
         if spec.endswith(".py"):
-            _load_file(Path(spec))
+            module = _load_file(Path(spec))
         else:
             if "" not in sys.path and str(Path.cwd()) not in sys.path:
                 sys.path.insert(0, str(Path.cwd()))
-            importlib.import_module(spec)
+            module = importlib.import_module(spec)
     except FileNotFoundError as error:
         if error.filename == spec:
             raise ConfigError(f"--tasks {spec}: there is no such file") from None
         raise ConfigError(_load_failure(spec)) from error
     except (Exception, SystemExit) as error:
         raise ConfigError(_load_failure(spec)) from error
+    # What was imported before registers nothing a second time, but its tasks stand in it.
+    if DEFAULT.additions == before and not DEFAULT.stand_in(module):
+        raise ConfigError(f"--tasks {spec}: no function in it is a task; put @task before those that shall be")
 
 
 def _load_failure(spec: str) -> str:
     return f"--tasks {spec} can't be loaded:\n{traceback.format_exc().rstrip()}"
 
 
-def _load_file(path: Path) -> None:
+def _load_file(path: Path) -> types.ModuleType:
     if not path.is_file():
         raise FileNotFoundError(2, "no such file", str(path))
     # A file may bear the name of a module that is there already, such as random.py.
@@ -168,6 +183,7 @@ def _load_file(path: Path) -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
+    return module
 
 
 def describe(function: Callable[..., Any], name: str | None = None) -> TaskInfo:

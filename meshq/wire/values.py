@@ -33,7 +33,9 @@ __all__ = [
 
 DEPTH_MAX: Final = 100
 _PAYLOAD_DEPTH_MAX: Final = DEPTH_MAX + 2
-ALLOWED: Final = "None, bool, int, float, str, bytes, list, tuple, dict, set, frozenset, datetime, date, time and timedelta"
+ALLOWED: Final = (
+    "None, bool, int, float, str, bytes, list, tuple, dict, set, frozenset, datetime, date, time and timedelta"
+)
 
 _TUPLE, _SET, _FROZENSET, _INT, _DATETIME, _DATE, _TIMEDELTA, _TIME = range(1, 9)
 _SCALARS = frozenset({type(None), bool, int, float, str, bytes, datetime, date, time, timedelta})

@@ -19,7 +19,7 @@ from meshq.client.options import new_ids
 from meshq.core import requests as ask
 from meshq.core.messages import Done
 from meshq.core.task import FINISHED
-from meshq.errors import Ambiguous, BadArguments, Conflict, MeshqError, NotFound, UnknownTask
+from meshq.errors import Ambiguous, BadArguments, MeshqError, NotFound, UnknownTask
 from meshq.wire import values
 from meshq.wire.http import build_app
 from meshq.wire.server import Server, socket_path
@@ -40,6 +40,7 @@ class Twin:
         self.requests: list[ask.Request] = []
         self.refusals: deque[MeshqError] = deque()
         self.lost_answers = 0
+        self.error = dict(ERROR)
         self.pid = os.getpid()
         self.copies, self.majority, self.queued = 2, True, False
         self.status = ask.Status(
@@ -119,7 +120,7 @@ class Twin:
         if spec.name == "hold":
             return view
         if spec.name == "fail":
-            return replace(view, state="failed", attempt=1, error=values.pack(ERROR))
+            return replace(view, state="failed", attempt=1, error=values.pack(self.error))
         args, kwargs = values.unpack_arguments(spec.payload)
         return replace(view, state="done", attempt=1, result=values.pack([args, kwargs]))
 
@@ -137,10 +138,9 @@ class Twin:
 
     def _cancel(self, request: ask.Cancel) -> ask.TaskView:
         task = self._find(request.id)
-        if self.tasks[task].state in FINISHED:
-            raise Conflict("the task is finished")
-        self.tasks[task] = replace(self.tasks[task], state="cancelled")
-        self._change()
+        if self.tasks[task].state not in FINISHED:
+            self.tasks[task] = replace(self.tasks[task], state="cancelled")
+            self._change()
         return self.tasks[task]
 
     def _find(self, text: str) -> str:

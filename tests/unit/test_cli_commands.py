@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
+import re
 import socket
 import subprocess
 import sys
@@ -16,8 +15,9 @@ from typing import Any
 import pytest
 
 from meshq.core import requests as ask
-from meshq.errors import NoLeader, QueueFull
+from meshq.errors import NoLeader, QueueFull, Stopping
 from meshq.wire.server import socket_path
+from tests.unit.cli_process import meshq, one_line, start
 from tests.unit.client_twin import NODE, Twin
 
 
@@ -25,30 +25,6 @@ from tests.unit.client_twin import NODE, Twin
 def twin(tmp_path: Path) -> Iterator[Twin]:
     with Twin().serving(tmp_path) as twin:
         yield twin
-
-
-def environment(data_dir: Path) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("MESHQ_")}
-    return {**kept, "MESHQ_DATA_DIR": str(data_dir), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-
-
-def start(data_dir: Path, *args: str, **more: Any) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "meshq", *args],
-        env={**environment(data_dir), **more}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-def meshq(data_dir: Path, *args: str, **more: str) -> tuple[int, str, str]:
-    """Exit code, stdout, stderr."""
-    with start(data_dir, *args, **more) as process:
-        out, err = process.communicate(timeout=60)
-    assert "Traceback" not in err or "--traceback" in args, err
-    return process.returncode, out, err
-
-
-def one_line(text: str) -> bool:
-    return text.endswith("\n") and text.count("\n") == 1
 
 
 def sent(twin: Twin) -> Sequence[ask.TaskSpec]:
@@ -145,14 +121,20 @@ def test_run_without_a_daemon_does_the_work_itself(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_run_ended_by_ctrl_c(tmp_path: Path, twin: Twin) -> None:
-    with start(tmp_path, "run", "hold") as process:
-        assert twin.asked_to_wait.wait(30)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
-    assert (process.returncode, out) == (130, "")
-    assert "Traceback" not in err
-    assert f"meshq result {next(iter(twin.tasks))[-8:]}" in err
+@pytest.mark.parametrize(
+    ("args", "says"), [(["bogus", "10"], "named bogus"), (["primes"], "missing limit")], ids=lambda args: str(args[0])
+)
+def test_run_without_a_daemon_takes_no_wrong_task(tmp_path: Path, args: list[str], says: str) -> None:
+    code, out, err = meshq(tmp_path, "run", *args)
+    assert (code, out) == (2, "")
+    assert says in err.splitlines()[-1]
+
+
+def test_run_with_a_wrong_setting_says_only_that(tmp_path: Path) -> None:
+    code, _, err = meshq(tmp_path, "run", "echo", "1", MESHQ_SLOTS="x")
+    assert code == 2
+    assert one_line(err)
+    assert "MESHQ_SLOTS" in err
 
 
 # -- result ----------------------------------------------------------------------------------------------
@@ -176,6 +158,24 @@ def test_result_of_what_failed(tmp_path: Path, twin: Twin) -> None:
     assert code == 1
     assert json.loads(out)["error"]["message"] == "boom"
     assert one_line(err)
+    [task] = twin.tasks
+    code, out, err = meshq(tmp_path, "result", task)
+    assert (code, out) == (1, f"{task[-8:]}  fail: failed (attempt 1)\n")
+    assert err == f"meshq result: {task[-8:]}: ValueError: boom (--traceback shows where)\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "message", "says"),
+    [
+        ("MemoryError", "MemoryError", "MemoryError"),
+        ("json.decoder.JSONDecodeError", "JSONDecodeError", "json.decoder.JSONDecodeError"),
+        ("TimedOut", "timed out after 2 s", "TimedOut: timed out after 2 s"),
+        ("ValueError", "long\n" * 1000, f"ValueError: {'long ' * 100}"[:400] + " …"),
+    ],
+)
+def test_what_a_failure_is_called(tmp_path: Path, twin: Twin, kind: str, message: str, says: str) -> None:
+    twin.error = {"type": kind, "message": message, "traceback": ""}
+    assert meshq(tmp_path, "run", "fail") == (1, "", f"meshq: {says}\n")
 
 
 def test_result_of_what_is_not_finished(tmp_path: Path, twin: Twin) -> None:
@@ -225,17 +225,6 @@ def test_tasks_for_people_and_for_scripts(tmp_path: Path, twin: Twin) -> None:
     assert [each["id"] for each in found] == sorted(twin.tasks, reverse=True)
     assert set(found[0]) == {"id", "name", "state", "error", "attempt", "retry_of"}
     assert len(meshq(tmp_path, "tasks", "--json", "--name", "echo", "--limit", "7")[1].splitlines()) == 7
-
-
-def test_a_reader_that_goes_away_is_no_error(tmp_path: Path, twin: Twin) -> None:
-    meshq(tmp_path, "submit", "echo", "--count", "3000")
-    with start(tmp_path, "tasks", "--json") as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.readline()
-        process.stdout.close()
-        assert process.stderr.read() == ""
-    assert process.returncode == 141
 
 
 # -- status ----------------------------------------------------------------------------------------------
@@ -307,15 +296,6 @@ def test_status_waits_for_a_daemon_that_still_starts(tmp_path: Path) -> None:
         assert process.returncode == 0
 
 
-def test_watch_goes_on_until_ctrl_c(tmp_path: Path, twin: Twin) -> None:
-    with start(tmp_path, "status", "--watch", "--json") as process:
-        assert process.stdout is not None
-        assert [json.loads(process.stdout.readline())["epoch"] for _ in range(2)] == [3, 3]
-        process.send_signal(signal.SIGINT)
-        assert "Traceback" not in process.communicate(timeout=30)[1]
-    assert process.returncode == 130
-
-
 # -- no daemon, and down ---------------------------------------------------------------------------------
 
 
@@ -333,10 +313,23 @@ def test_a_daemon_that_does_not_answer(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as hanging:
         hanging.bind(str(socket_path(tmp_path)))
         hanging.listen()
-        for args in (["status"], ["run", "echo"]):
+        for args, says in (
+            (["status"], r"overloaded"),
+            (["run", "echo"], r"it may still take the task (\w{8}); see: meshq result \1"),
+            (["submit", "echo", "--count", "3"], r"it may still take these 3 tasks, \w{8} to \w{8}; see: meshq tasks"),
+        ):
             code, out, err = meshq(tmp_path, *args, "--connect-timeout", "0.3")
             assert (code, out) == (3, "")
             assert one_line(err)
+            assert re.search(says + "$", err.rstrip())
+
+
+def test_a_daemon_that_stops(tmp_path: Path, twin: Twin) -> None:
+    twin.refusals.extend([Stopping()] * 100)
+    code, out, err = meshq(tmp_path, "submit", "echo")
+    assert (code, out) == (3, "")
+    assert err == "meshq: this daemon is stopping and takes no new work; nothing was kept\n"
+    assert len(twin.requests) == 1
 
 
 def test_down_waits_until_the_process_is_gone(tmp_path: Path) -> None:

@@ -94,14 +94,22 @@ def test_a_wrong_tag_is_said() -> None:
         (["sumbit", "x"], "did you mean submit?"),
         (["submit", "primes", "5", "--wiat"], "did you mean --wait?"),
         (["submit"], "missing argument 'NAME'"),
-        (["submit", "x", "--count", "0"], "--count"),
+        (["submit", "x", "--count", "0"], "--count must be a whole number from 1 to 1000000, not '0'"),
+        (["submit", "x", "--count", "x"], "--count must be a whole number from 1 to 1000000, not 'x'"),
+        (["submit", "x", "--timeout", "0"], "--timeout must be a number from 0.001 to 2592000, not '0'"),
+        (["submit", "x", "--timeout", "nan"], "--timeout must be a number from 0.001 to 2592000, not 'nan'"),
+        (["submit", "x", "--priority", "9" * 400], "--priority must be a whole number from -1000000 to 1000000"),
+        (["result", ""], "'' is no task id: give 4 to 32"),
         (["status", "--watsh"], "--watch"),
         (["status", "--nodes", "3"], "--nodes needs --wait"),
         (["tasks", "--state", "lost"], "'lost' is not one of"),
-        (["up", "--port", "x"], "--port"),
+        (["up", "--port", "x"], "--port must be a whole number, not 'x'"),
+        (["up", "--port", "9" * 400], "--port"),
+        (["up", "--name", "a\x1b[2J"], "name = 'a\\x1b[2J': must be printable"),
         (["up", "--port", "99999"], "port = 99999"),
         (["up", "--replica", "often"], "replica = 'often'"),
-        (["status", "--connect-timeout", "0"], "--connect-timeout"),
+        (["status", "--connect-timeout", "0"], "--connect-timeout must be a number above 0, not '0'"),
+        (["status", "--connect-timeout", "inf"], "--connect-timeout must be a number above 0, not 'inf'"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_2(args: list[str], says: str, capsys: Capture, tmp_path: Path) -> None:
@@ -110,6 +118,37 @@ def test_wrong_usage_is_one_line_and_exit_2(args: list[str], says: str, capsys: 
     assert out == ""
     assert says in err
     assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--data-dir", "d1", "status"], "--data-dir goes after the command: meshq status --data-dir"),
+        (["--json"], "--json goes after the command: meshq COMMAND --json"),
+        (["--wait", "result", "x"], "--wait goes after the command: meshq result --wait"),
+        (["--verison"], "--version"),
+    ],
+)
+def test_an_option_before_the_command(args: list[str], says: str, capsys: Capture) -> None:
+    assert run(args) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert says in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["status", "tasks", "down", "run x", "submit x", "result abcd"])
+def test_a_misspelt_variable(command: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MESHQ_DATADIR", "/tmp")
+    assert run(command.split()) == 2
+    message = "meshq: unknown setting MESHQ_DATADIR in the environment; did you mean MESHQ_DATA_DIR?\n"
+    assert capsys.readouterr() == ("", message)
+
+
+def test_a_wrong_value_of_a_variable_names_it(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MESHQ_CONNECT_TIMEOUT", "soon")
+    assert run(["status"]) == 2
+    assert "MESHQ_CONNECT_TIMEOUT must be a number above 0, not 'soon'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", COMMANDS)

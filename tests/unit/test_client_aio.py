@@ -16,19 +16,20 @@ from meshq.core import requests as ask
 from meshq.errors import (
     Ambiguous,
     BadArguments,
-    Conflict,
     MeshqError,
+    NoAnswer,
     NoDaemon,
     NoLeader,
     NotFound,
     QueueFull,
+    Stopping,
     TaskFailed,
     TooLarge,
+    Unencodable,
     UnknownTask,
     WaitTimeout,
 )
 from meshq.wire.server import socket_path
-from meshq.wire.values import Unencodable
 from tests.unit.client_twin import ERROR, Twin
 
 
@@ -109,6 +110,38 @@ async def test_what_is_wrong_is_raised_at_once(
             await client.submit(name, *args)
     assert not twin.tasks
     assert len(twin.requests) == (0 if error is Unencodable else 1)
+
+
+async def test_what_was_kept_before_a_refusal_is_said(tmp_path: Path) -> None:
+    twin, large = Twin(), bytes(900)
+    # Each is a request of its own.
+    twin.body_bytes_max = 1500
+    with twin.serving(tmp_path):
+        async with AsyncClient(tmp_path) as client:
+            with pytest.raises(BadArguments, match="before that, the first 1 of 3 tasks were kept"):
+                await client.submit_many("primes", [(1, large), (-5, large), (1, large)])
+    assert len(twin.tasks) == 1
+
+
+async def test_a_daemon_that_stops_is_not_asked_again(tmp_path: Path, twin: Twin) -> None:
+    async with AsyncClient(tmp_path) as client:
+        done = await client.submit("echo")
+        twin.refusals.extend([Stopping()] * 2)
+        with pytest.raises(Stopping, match="nothing was kept"):
+            await client.submit("echo")
+        with pytest.raises(Stopping, match="nothing was kept"):
+            await client.retry(done)
+        twin.refusals.extend([Stopping()])
+        assert await client.status() == twin.status
+
+
+async def test_a_task_may_be_taken_by_a_daemon_that_broke_off(tmp_path: Path, twin: Twin) -> None:
+    twin.lost_answers = 100
+    async with AsyncClient(tmp_path, connect_timeout_s=0.2) as client:
+        with pytest.raises(NoAnswer, match=r"broke off.*it may still take the task") as failure:
+            await client.submit("echo")
+    [task] = twin.tasks
+    assert str(failure.value).endswith(f"meshq result {task[-8:]}")
 
 
 async def test_no_daemon_is_said_at_once(tmp_path: Path) -> None:
@@ -257,8 +290,8 @@ async def test_cancelled_tasks_have_no_result(tmp_path: Path, twin: Twin) -> Non
         with pytest.raises(TaskFailed, match="cancelled") as failure:
             await handle.result()
         assert failure.value.state == "cancelled"
-        with pytest.raises(Conflict):
-            await client.cancel(handle)
+        done = await client.submit("echo")
+        assert (await client.cancel(done)).state == "done"
 
 
 async def test_the_daemon_says_how_it_is(tmp_path: Path, twin: Twin) -> None:

@@ -98,6 +98,8 @@ def test_a_setting_like_none_is_answered_with_all(tmp_path: Path) -> None:
         ("replicas = 0", "replicas = 0"),
         ("replica = 'sometimes'", "replica = 'sometimes'"),
         ("cluster = ''", "cluster = ''"),
+        ('name = "a\\nb"', "name = 'a\\nb'"),
+        ('cluster = "a\\tb"', "cluster = 'a\\tb'"),
         ("seeds = 'a:1'", "seeds = 'a:1'"),
         ("body_bytes_max = 1", "body_bytes_max = 1"),
     ],

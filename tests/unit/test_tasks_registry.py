@@ -181,6 +181,20 @@ def test_a_file_that_fails_to_load_tells_its_traceback(tmp_path: Path, source: s
         assert word in caught.value.message
 
 
+def test_a_module_without_a_task_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "registry_forgot.py"
+    file.write_text("def words(text): ...\n")
+    with pytest.raises(ConfigError, match=r"--tasks .*registry_forgot\.py: no function in it is a task; put @task"):
+        registry.load(str(file))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    package = tmp_path / "registry_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("from . import inside\n")
+    (package / "inside.py").write_text("import meshq\n@meshq.task\ndef registry_deep(): ...\n")
+    registry.load("registry_package")
+    registry.load("registry_package")
+
+
 def test_what_is_not_there() -> None:
     with pytest.raises(ConfigError, match=r"--tasks nowhere\.py: there is no such file"):
         registry.load("nowhere.py")

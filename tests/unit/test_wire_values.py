@@ -6,7 +6,7 @@ import enum
 import json
 import math
 from collections import OrderedDict, namedtuple
-from datetime import UTC, date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from typing import Any
 
 import msgpack
@@ -14,10 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meshq.errors import Malformed
+from meshq.errors import Malformed, Unencodable
 from meshq.wire import values
 from meshq.wire.security import cluster_hash
-from meshq.wire.values import Unencodable
 
 zones = st.none() | st.integers(-1439, 1439).map(lambda minutes: timezone(timedelta(minutes=minutes)))
 scalars = (
@@ -30,6 +29,7 @@ scalars = (
     | st.binary()
     | st.datetimes(timezones=zones)
     | st.dates()
+    | st.times(timezones=zones)
     | st.timedeltas()
 )
 keys = st.recursive(
@@ -62,7 +62,7 @@ def same(one: Any, other: Any) -> bool:
         return len(one) == len(other) and all(map(same, one, other))
     if isinstance(one, dict):
         return len(one) == len(other) and all(same(*pairs) for pairs in zip(one.items(), other.items(), strict=True))
-    if isinstance(one, datetime):
+    if isinstance(one, (datetime, time)):
         return bool(one == other) and one.utcoffset() == other.utcoffset() and one.fold == other.fold
     if isinstance(one, (set, frozenset)):
         return one == other and sorted(map(_typed, one)) == sorted(map(_typed, other))
@@ -214,6 +214,8 @@ def test_other_msgpack_libraries_read_and_write_what_json_has() -> None:
         (frozenset({1}), '{"$frozenset": [1]}'),
         (datetime(2024, 1, 2, 3, 4, 5), '{"$datetime": "2024-01-02T03:04:05"}'),
         (date(2024, 1, 2), '{"$date": "2024-01-02"}'),
+        (time(3, 4, 5, 6, tzinfo=UTC), '{"$time": "03:04:05.000006+00:00"}'),
+        (time(3, fold=1), '{"$time": "03:00:00 fold=1"}'),
         (timedelta(days=-1, seconds=2), '{"$timedelta": [-1, 2, 0]}'),
         (float("nan"), '{"$float": "nan"}'),
         (float("-inf"), '{"$float": "-inf"}'),
@@ -233,7 +235,8 @@ def test_json_forms(value: Any, text: str) -> None:
     [
         "", "{", "[1,]", "NaN", "[Infinity]", '{"$bytes": "?"}', '{"$bytes": 1}', '{"$set": 1}', '{"$set": [{"a": 1}]}',
         '{"$datetime": "x"}', '{"$datetime": null}', '{"$float": "1"}', '{"$float": []}', '{"$dict": [[1]]}',
-        '{"$timedelta": ["x"]}', '{"$dict": [[{"a": 1}, 1]]}', "[" * 100_000, "9" * 1_000_001, b"\xff",
+        '{"$timedelta": ["x"]}', '{"$time": "25:00"}', '{"$time": 1}', '{"$dict": [[{"a": 1}, 1]]}', "[" * 100_000,
+        "9" * 1_000_001, b"\xff",
     ],
 )  # fmt: skip
 def test_json_that_is_none_is_malformed(text: str | bytes) -> None:
