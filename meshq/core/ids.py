@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+
 ID_LENGTH = 32
+HASH_CHARS = 16
 _HEX = frozenset("0123456789abcdef")
 
 
@@ -27,3 +30,8 @@ def is_id(text: str) -> bool:
 def short(identifier: str) -> str:
     """The end of an id, which tells ids apart that were made together."""
     return identifier[-8:]
+
+
+def cluster_hash(name: str) -> str:
+    """What a cluster is called in announcements and greetings: 16 hexadecimal digits that don't tell its name."""
+    return hashlib.sha256(b"meshq cluster\0" + name.encode()).hexdigest()[:HASH_CHARS]

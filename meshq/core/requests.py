@@ -154,6 +154,11 @@ class Outcome:
     final: bool = False
     run_s: float = 0.0
 
+    @property
+    def claim(self) -> ClaimRef:
+        """The run that ended, as the worker names it."""
+        return ClaimRef(task=self.task, epoch=self.epoch, attempt=self.attempt)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubmitResult:

@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from meshq.core.ids import is_id
+from meshq.core.addresses import format_address, parse_address
+from meshq.core.ids import cluster_hash, is_id
 from meshq.core.limits import HINTS_MAX
 from meshq.core.messages import PROTOCOL_VERSION
 from meshq.discovery import mdns
-from meshq.discovery.addresses import format_address, is_link_local, parse_address, usable
+from meshq.discovery.addresses import is_link_local, usable
 from meshq.discovery.seeds import Seed, Seeds
 from meshq.errors import Malformed
 
@@ -69,7 +70,7 @@ class Finder:
         """Set when this node's first announcement is out, or there will be none for now."""
         self._node = node
         self._boot = boot
-        self._cluster = mdns.cluster_hash(cluster)
+        self._cluster = cluster_hash(cluster)
         self._port = port
         self._host = host
         self._events = events

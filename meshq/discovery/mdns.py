@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,9 +15,10 @@ import zeroconf
 from zeroconf import DNSQuestionType, NonUniqueNameException, ServiceStateChange, Zeroconf
 from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
 
+from meshq.core.addresses import format_address
 from meshq.core.ids import is_id
 from meshq.core.messages import PROTOCOL_VERSION
-from meshq.discovery.addresses import LocalAddress, format_address, is_link_local, is_ready, usable
+from meshq.discovery.addresses import LocalAddress, is_link_local, is_ready, usable
 
 SERVICE_TYPE = "_meshq._tcp.local."
 POLL_S = 5.0
@@ -37,7 +37,7 @@ class Announcement:
     """What this node says of itself.
 
     Args:
-        cluster: The hash of the cluster's name, by `cluster_hash`.
+        cluster: The hash of the cluster's name, by `core.ids.cluster_hash`.
         port: Where it listens.
         version: Of the protocol between nodes.
     """
@@ -68,11 +68,6 @@ _Look = Callable[[], tuple[LocalAddress, ...]]
 
 class _Broken(Exception):
     """This attempt at mDNS is over; the text says why."""
-
-
-def cluster_hash(name: str) -> str:
-    """The cluster's name as it is announced: whoever listens need not read it."""
-    return hashlib.sha256(f"meshq cluster {name}".encode()).hexdigest()[:16]
 
 
 class Mdns:

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from meshq.discovery.addresses import format_address, split_host_port
+from meshq.core.addresses import format_address, split_host_port
 from meshq.errors import ConfigError, Malformed
 
 AGAIN_S = 60.0  # A machine gets a new address when its DHCP lease ends: hours, not seconds.

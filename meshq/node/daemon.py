@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from meshq.config import Config
-from meshq.core.ids import short, uuid7
+from meshq.core.ids import cluster_hash, short, uuid7
 from meshq.core.ports import Clock, Pool
 from meshq.core.requests import TaskInfo
 from meshq.discovery import seeds
@@ -31,7 +31,6 @@ from meshq.store.promise import PromiseStore
 from meshq.wire.handshake import Identity
 from meshq.wire.http import build_app
 from meshq.wire.link import Links
-from meshq.wire.security import cluster_hash
 from meshq.wire.server import Server, socket_path
 from meshq.worker.pool import ChildPool
 
@@ -104,6 +103,13 @@ class Daemon:
                 raise _cause(group) from None
         if self.failure is not None:
             raise self.failure
+
+    async def wait_for_leader(self, wait_s: float) -> None:
+        """Returns when the node knows a leader, or after `wait_s`; to be asked once it is `ready`."""
+        if self._node is not None:
+            elector, deadline = self._node.elector, self.clock.boot_s() + wait_s
+            while elector.leader() is None and (left_s := deadline - self.clock.boot_s()) > 0:
+                await elector.changed.after(elector.changed.count, left_s)
 
     async def _live(
         self,

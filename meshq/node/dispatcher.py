@@ -23,7 +23,7 @@ from meshq.core.requests import (
     SubmitResult,
 )
 from meshq.core.task import Task
-from meshq.errors import NoLeader, NotLeader
+from meshq.errors import NoLeader
 from meshq.node.counters import Counters
 from meshq.node.replicator import Replicator
 from meshq.node.signal import Signal
@@ -136,7 +136,7 @@ class Dispatcher:
         if worker.boot != request.boot or request.number <= worker.number:
             self._counters.add("get_late", request.node)
             return Got(epoch=self.epoch)
-        self._still_leading()
+        self._replicator.pen_of(self.epoch)
         worker.number, worker.slots, worker.running = request.number, request.slots, request.slots - request.free
         asking = Asking(request, asyncio.get_running_loop().create_future())
         earlier = self._asking.pop(request.node, None)
@@ -155,7 +155,7 @@ class Dispatcher:
             asking.over = True
             if self._asking.get(request.node) is asking:
                 del self._asking[request.node]
-        self._still_leading()
+        self._replicator.pen_of(self.epoch)
         return Got(epoch=self.epoch, jobs=jobs)
 
     async def heartbeat(self, request: Heartbeat) -> HeartbeatAnswer:
@@ -169,7 +169,7 @@ class Dispatcher:
         if request.tasks is not None:
             worker.tasks = {info.name: info for info in request.tasks}
             self.census.notify()
-        self._still_leading()
+        self._replicator.pen_of(self.epoch)
         return HeartbeatAnswer(epoch=self.epoch, invalid=invalid, tell=worker.tasks is None)
 
     async def submit_result(self, request: SubmitResult) -> ResultsTaken:
@@ -192,7 +192,7 @@ class Dispatcher:
             claim = claims[outcome.task]
             if claim is not None and outcome.kind == "done":
                 self._learn(claim.name, outcome.run_s)
-        self.claims.end((_run_of(outcome) for outcome in taken), self._clock.boot_s())
+        self.claims.end((outcome.claim for outcome in taken), self._clock.boot_s())
         for reason in done.dropped.values():
             self._counters.add("outcome_dropped_" + reason.replace(" ", "_"), request.node)
         await self._replicator.commit(seq)
@@ -201,11 +201,6 @@ class Dispatcher:
             self.per_minute()  # forgets what is older
         self._waiters.wake(done.finished)
         return ResultsTaken(epoch=self.epoch, dropped=done.dropped)
-
-    def _still_leading(self) -> None:
-        lease = self._replicator.elector
-        if not lease.leads() or lease.lease.epoch != self.epoch:
-            raise NotLeader
 
     def _learn(self, name: str, run_s: float) -> None:
         known, run_s = self._run_s.get(name), max(run_s, RUN_S_MIN)
@@ -364,13 +359,9 @@ class Dispatcher:
         )
 
 
-def _run_of(outcome: Outcome) -> ClaimRef:
-    return ClaimRef(task=outcome.task, epoch=outcome.epoch, attempt=outcome.attempt)
-
-
 def _is_present(claim: Claim | None, task: Task, outcome: Outcome, node: str, boot: str) -> bool:
     """Whether this outcome belongs to the run that counts now."""
     if claim is not None:
-        return claim.node == node and claim.boot == boot and claim.ref == _run_of(outcome)
+        return claim.node == node and claim.boot == boot and claim.ref == outcome.claim
     # This leader has no claim of it, as after a takeover: the row, which is running, says whose run it is.
     return task.worker == node and task.attempt == outcome.attempt

@@ -5,22 +5,17 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
 
-from meshq.client.aio import AsyncClient
 from meshq.config import Config
-from meshq.errors import MeshqError
 from meshq.node.daemon import Daemon
 
 # Nobody else is there to be looked for, or to be handed anything.
 ALONE = {"found_wait_s": 0.01, "drain_s": 0.1, "mdns": False, "seeds": (), "replica": "auto"}
-
-
 LEADS_S = 10.0
-CHECK_S = 0.02
 
 
 @asynccontextmanager
@@ -37,7 +32,7 @@ async def embedded(config: Config) -> AsyncIterator[Path]:
         data_dir = Path(folder)
         daemon = Daemon(msgspec.structs.replace(config, **ALONE), data_dir, alone=True)
         running = asyncio.ensure_future(daemon.run())
-        ready = asyncio.ensure_future(_leads(daemon, data_dir))
+        ready = asyncio.ensure_future(_leads(daemon))
         try:
             await asyncio.wait([running, ready], return_when=asyncio.FIRST_COMPLETED)
             if not running.done():
@@ -51,12 +46,7 @@ async def embedded(config: Config) -> AsyncIterator[Path]:
             await running
 
 
-async def _leads(daemon: Daemon, data_dir: Path) -> None:
+async def _leads(daemon: Daemon) -> None:
     """Returns when the node leads, or has not begun to after a long time: tasks wait in its outbox then."""
     await daemon.ready.wait()
-    with suppress(MeshqError, TimeoutError):
-        async with asyncio.timeout(LEADS_S), AsyncClient(data_dir) as client:
-            while True:
-                if (await client.health()).ok:
-                    return
-                await asyncio.sleep(CHECK_S)
+    await daemon.wait_for_leader(LEADS_S)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
 
 from meshq.core import requests as ask
 from meshq.core.messages import Call, CallAnswer, Done
@@ -18,7 +17,6 @@ from meshq.node.views import Views
 from meshq.store.outbox import Outbox
 from meshq.wire import codec
 
-A = TypeVar("A")
 FORWARD_S = 5.0
 STATUS_S = 0.8
 LOOK_AGAIN_S = 0.5

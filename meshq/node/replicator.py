@@ -149,8 +149,7 @@ class Replicator:
             self.vector[self.me] = seq
             self._advance()
             self.changed.notify()
-        if not self.elector.leads() or self.elector.lease.epoch != pen.epoch:
-            raise NotLeader("this node lost the lease while it wrote")
+        self.pen_of(epoch)
         return result, seq
 
     @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
 from meshq.config import Config
@@ -187,7 +188,4 @@ class Views:
         else:
             role = "worker"
         behind = 0 if view.id == leader else None if role == "worker" else view.behind
-        return NodeView(
-            id=view.id, name=view.name, role=role, address=view.address, heard_s=view.heard_s, slots=view.slots,
-            running=view.running, behind=behind,
-        )  # fmt: skip
+        return replace(view, role=role, behind=behind)

@@ -94,8 +94,6 @@ class Outbox:
             lambda conn: conn.executemany("DELETE FROM entries WHERE entry = ?", numbers).close()
         )
 
-    drop_submits = drop
-
     async def count(self) -> int:
         """How many entries wait."""
         return await self._number("SELECT count(*) FROM entries")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from meshq.core import ids
+from meshq.core.addresses import format_address
 from meshq.core.messages import PROTOCOL_VERSION, Refused
 from meshq.errors import Malformed
 from meshq.wire import codec
@@ -24,7 +25,7 @@ class Identity:
     Args:
         node: Its id.
         boot: Its present life, an id too: of two lives of one node the greater is the younger.
-        cluster_hash: What `security.cluster_hash` makes of the cluster's name.
+        cluster_hash: What `core.ids.cluster_hash` makes of the cluster's name.
         port: Where it listens; 0 where it doesn't.
         version: The protocol's version.
     """
@@ -105,28 +106,10 @@ def _refused(code: str, message: str) -> Refused:
     return Refused(code=code, message=message, retryable=True)
 
 
-def split_address(address: str) -> tuple[str, int]:
-    """Host and port of `IP:PORT`, `[IPv6]:PORT` or `HOST:PORT`.
-
-    Raises:
-        Malformed: It is none of these.
-    """
-    host, _, port = address.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        host = ""
-    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) <= 65535:
-        raise Malformed(f"{address[:100]!r} is no address; write IP:PORT, [IPv6]:PORT or HOST:PORT")
-    return host, int(port)
-
-
 def join_address(host: str, port: int) -> str:
     """An address as people and messages write it; an IPv4 address inside IPv6 becomes plain."""
     try:
-        parsed = ipaddress.ip_address(host)
+        mapped = ipaddress.IPv6Address(host).ipv4_mapped
     except ValueError:
-        return f"{host}:{port}"
-    if isinstance(parsed, ipaddress.IPv6Address):
-        return f"{parsed.ipv4_mapped}:{port}" if parsed.ipv4_mapped else f"[{parsed}]:{port}"
-    return f"{parsed}:{port}"
+        mapped = None
+    return format_address(str(mapped or host), port)

@@ -22,6 +22,7 @@ from aiohttp import web
 from yarl import URL
 
 from meshq.core import ids, limits
+from meshq.core.addresses import split_host_port
 from meshq.core.messages import Refused
 from meshq.core.ports import Clock, Handler
 from meshq.errors import Malformed, Stopping, Unreachable
@@ -182,7 +183,7 @@ class Links:
         """
         if self._session is None or self._closing:
             raise OSError("the links are closed")
-        host, port = handshake.split_address(address)
+        host, port = split_host_port(address)
         return await self._session.ws_connect(
             URL.build(scheme="http", host=host, port=port, path="/peer", query={"kind": kind}),
             timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_S),

@@ -64,7 +64,7 @@ class HandIn:
 
     def add(self, outcomes: Sequence[Outcome]) -> None:
         """Takes outcomes of this boot in. Until a leader has them, `claims` names their runs."""
-        self._claims.update(dict.fromkeys(map(_claim, outcomes)))
+        self._claims.update(dict.fromkeys(outcome.claim for outcome in outcomes))
         self._unkept.extend(outcomes)
         self._more_unkept.set()
 
@@ -153,7 +153,7 @@ class HandIn:
         Its outcome was too old or could not be read, and left the outbox undelivered.
         """
         if not self._sendable.is_set():
-            unkept = {_claim(outcome) for outcome in self._unkept}
+            unkept = {outcome.claim for outcome in self._unkept}
             self._claims = {claim: None for claim in self._claims if claim in unkept}
             self._progress.set()
 
@@ -226,9 +226,5 @@ class HandIn:
     def _delivered(self, boot: str, outcomes: Sequence[Outcome]) -> None:
         if boot == self._boot:
             for outcome in outcomes:
-                self._claims.pop(_claim(outcome), None)
+                self._claims.pop(outcome.claim, None)
         self._progress.set()
-
-
-def _claim(outcome: Outcome) -> ClaimRef:
-    return ClaimRef(task=outcome.task, epoch=outcome.epoch, attempt=outcome.attempt)

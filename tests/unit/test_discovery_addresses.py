@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from meshq.core.addresses import format_address, parse_address, split_host_port
 from meshq.discovery.addresses import (
     LocalAddress,
     choose,
-    format_address,
     is_link_local,
-    parse_address,
-    split_host_port,
     usable,
 )
 from meshq.errors import Malformed

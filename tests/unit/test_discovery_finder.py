@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from meshq.core.ids import cluster_hash
 from meshq.core.limits import HINTS_MAX
 from meshq.discovery.addresses import usable
 from meshq.discovery.finder import Events, Finder
-from meshq.discovery.mdns import Found, cluster_hash
+from meshq.discovery.mdns import Found
 from meshq.discovery.seeds import Seed
 
 ME, ANNA, BERT = "0" * 32, "a" * 32, "b" * 32

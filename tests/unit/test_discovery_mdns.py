@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from meshq.discovery import mdns
+from meshq.core.ids import cluster_hash
 from meshq.discovery.addresses import LocalAddress
-from meshq.discovery.mdns import Announcement, Found, Mdns, cluster_hash
+from meshq.discovery.mdns import Announcement, Found, Mdns
 
 LOOPBACK = (LocalAddress("127.0.0.1", "lo", 1),)
 ANNA, BERT = "0190" + "a" * 28, "0190" + "b" * 28
@@ -148,5 +148,5 @@ async def test_an_address_that_is_not_here_is_no_multicast() -> None:
 
 
 def test_a_cluster_is_announced_by_its_hash() -> None:
-    assert mdns.cluster_hash("a") != mdns.cluster_hash("b")
-    assert len(mdns.cluster_hash("a")) == 16
+    assert cluster_hash("a") != cluster_hash("b")
+    assert len(cluster_hash("a")) == 16

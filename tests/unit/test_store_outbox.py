@@ -68,7 +68,7 @@ async def test_submits_come_back_once_each(outbox: Outbox) -> None:
     assert [found for _, found in kept] == [spec(2), spec(1), spec(3)]
     await outbox.put_results([outcome(1)], "boot")
     assert (await outbox.count(), await outbox.count_submits()) == (4, 3)
-    await outbox.drop_submits([kept[0][0]])
+    await outbox.drop([kept[0][0]])
     assert await outbox.submits(10) == kept[1:]
 
 

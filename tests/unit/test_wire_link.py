@@ -16,13 +16,14 @@ import msgspec
 import pytest
 
 from meshq.core import limits
+from meshq.core.addresses import split_host_port
+from meshq.core.ids import cluster_hash
 from meshq.errors import Malformed, TooLarge
 from meshq.wire import codec, handshake
 from meshq.wire.connection import Kind
 from meshq.wire.handshake import Identity
 from meshq.wire.http import build_app
 from meshq.wire.link import Links
-from meshq.wire.security import cluster_hash
 from meshq.wire.server import Server
 from tests.unit import transport_contract as contract
 from tests.unit.transport_contract import RENEW, A, B, Script, until
@@ -309,7 +310,7 @@ async def test_a_silent_peer_is_lost_within_seconds() -> None:
     ],
 )
 def test_addresses_are_read_and_written(address: str, parts: tuple[str, int]) -> None:
-    assert handshake.split_address(address) == parts
+    assert split_host_port(address) == parts
     assert handshake.join_address(*parts) == address
 
 
@@ -327,4 +328,4 @@ def test_an_ipv4_address_inside_ipv6_is_written_plain() -> None:
 @pytest.mark.parametrize("text", ["", "host", "host:", ":1", "::1:7", "host:0", "host:65536", "host:x", "host:²"])
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(Malformed):
-        handshake.split_address(text)
+        split_host_port(text)

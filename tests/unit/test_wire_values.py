@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from meshq.core.ids import cluster_hash
 from meshq.errors import Malformed, Unencodable
 from meshq.wire import values
-from meshq.wire.security import cluster_hash
 
 zones = st.none() | st.integers(-1439, 1439).map(lambda minutes: timezone(timedelta(minutes=minutes)))
 scalars = (
