@@ -48,6 +48,11 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     stand_step_s: Seconds = 0.4
     alive_s: Seconds = 2.0
     replicas: Annotated[int, Meta(ge=1, le=9)] = 5
+    without_majority: Literal["survive", "stop"] = "survive"
+    split_after_s: Seconds = 6.0
+    cold_after_s: Seconds = 30.0
+    handover_after_s: Seconds = 30.0
+    replace_after_s: Seconds = 600.0
     found_wait_s: Seconds = 3.0
     seed_wait_s: Seconds = 30.0
     pull_wait_s: Seconds = 1.0
@@ -61,6 +66,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     crashes_max: Count = 3
     losses_max: Count = 5
     cache_ttl_s: Seconds = 7 * 86400.0
+    keep_finished_s: Seconds = 7 * 86400.0
+    keep_tombstones_s: Seconds = 30 * 86400.0
+    bad_machine_crashes: Count = 3
+    bad_machine_pause_s: Seconds = 600.0
 
     body_bytes_max: Bytes = 16 << 20
     result_bytes_max: Bytes = 8 << 20

@@ -135,6 +135,18 @@ class DiskFull(StoreError):
     code, status = "disk_full", 507
 
 
+class DiskFailed(StoreError):
+    """The disk of the data directory can't be written; see whether it is read-only or failing."""
+
+    code, status, retryable = "disk_failed", 503, True
+
+
+class CorruptDatabase(StoreError):
+    """This node's database is damaged and is made anew; try again in a few seconds."""
+
+    code, status, retryable = "corrupt_database", 503, True
+
+
 class NewerDatabase(StoreError):
     """The database was written by a newer meshq; upgrade this machine."""
 

@@ -29,6 +29,12 @@ COMMANDS = {
     "result": "Show a task's state, and its result or error.",
     "tasks": "List tasks, newest first.",
     "status": "Show the cluster: leader, nodes, tasks by state.",
+    "explain": "Tell who leads and why, or what happened to a task.",
+    "leave": "Take this machine out of its cluster for good.",
+    "forget": "Take a machine that never comes back off the roster.",
+    "recover": "Make this machine's copy of the queue the cluster.",
+    "backup": "Copy this machine's queue into FILE, daemon running or not.",
+    "restore": "Make a backup the queue of this machine, as a new node.",
 }
 
 
@@ -85,6 +91,7 @@ def cli(ctx: click.Context) -> None:
       meshq up                        make this machine part of the cluster
       meshq submit primes 100000      hand a task in
       meshq status                    see who is there
+      meshq explain                   see why it is as it is
 
     Exit codes: 0 all is well, 1 the task failed, 2 wrong usage, 3 no daemon or nothing was kept.
     """

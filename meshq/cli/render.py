@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
+import click
+
 from meshq.client.handle import Handle
-from meshq.client.record import Record
+from meshq.client.record import Record, Story
 from meshq.core.ids import short
-from meshq.core.requests import Status
+from meshq.core.reports import ClusterStory, MergeReport, NodeView, Standpoint, Status
 from meshq.core.task import State
 from meshq.wire import values
 
+WIDTH = 80
+NO_MAJORITY = "without a majority: another outcome may replace it"
 SHOWN_STATES = (State.PENDING, State.RUNNING, State.DONE, State.FAILED, State.CANCELLED)
 
 
@@ -26,11 +31,32 @@ def submitted_json(handles: Sequence[Handle]) -> str:
 
 def record_json(record: Record, *, with_result: bool = True) -> str:
     """`result --json`, and without the result a line of `tasks --json`."""
+    return values.dumps(_record(record, with_result=with_result))
+
+
+def _record(record: Record, *, with_result: bool = True) -> dict[str, Any]:
     shown: dict[str, Any] = {"id": record.id, "name": record.name, "state": record.state}
     if with_result:
         shown["result"] = values.to_json(record.result)
-    shown |= {"error": values.to_json(record.error), "attempt": record.attempt, "retry_of": record.retry_of}
-    return values.dumps(shown)
+    return shown | {
+        "error": values.to_json(record.error), "attempt": record.attempt, "retry_of": record.retry_of,
+        "majority": record.majority,
+    }  # fmt: skip
+
+
+def story_json(story: Story) -> str:
+    """`explain ID --json`: the task as `result --json` has it, its changes and the outcomes that do not stand."""
+    clashes = [
+        asdict(clash) | {"result": values.to_json(clash.result), "error": values.to_json(clash.error)}
+        for clash in story.clashes
+    ]
+    changes = [asdict(change) for change in story.changes]
+    return values.dumps(_record(story.task) | {"waits": story.waits, "changes": changes, "clashes": clashes})
+
+
+def cluster_story_json(story: ClusterStory) -> str:
+    """`explain --json`."""
+    return json.dumps(asdict(story))
 
 
 def status_json(status: Status) -> str:
@@ -38,14 +64,16 @@ def status_json(status: Status) -> str:
     nodes = [
         {
             "id": node.id, "name": node.name, "role": node.role, "address": node.address, "heard_s": node.heard_s,
-            "slots": node.slots, "running": node.running, "behind": node.behind,
+            "slots": node.slots, "running": node.running, "behind": node.behind, "paused": node.paused,
         }
         for node in status.nodes
     ]  # fmt: skip
     return json.dumps(
         {
             "node": status.node, "leader": status.leader, "epoch": status.epoch, "majority": status.majority,
+            "copies": status.copies, "split": status.split, "missing": list(status.missing),
             "nodes": nodes, "tasks": {state.value: status.tasks.get(state, 0) for state in SHOWN_STATES},
+            "merge": None if status.merge is None else asdict(status.merge),
         }
     )  # fmt: skip
 
@@ -64,15 +92,72 @@ def safety_text(handles: Sequence[Handle]) -> str:
     copies, majority, queued = safety(handles)
     if queued:
         return "kept on this machine's disk; delivered when a leader is found"
-    disks = "1 disk" if copies == 1 else f"{copies} disks"
-    return f"kept on {disks} (majority)" if majority else f"kept on {disks}, without a majority"
+    if not majority:
+        return f"kept on {copies_text(copies)}, without a majority"
+    return f"kept on {'1 disk' if copies == 1 else f'{copies} disks'} (majority)"
+
+
+def copies_text(copies: int) -> str:
+    """On how many machines something is."""
+    return "1 copy" if copies == 1 else f"{copies} copies"
+
+
+def tasks_text(tasks: int) -> str:
+    """A number of tasks."""
+    return "1 task" if tasks == 1 else f"{tasks} tasks"
+
+
+def node_names(nodes: Iterable[NodeView | Standpoint]) -> dict[str, str]:
+    """What nodes are called, by their ids."""
+    return {node.id if isinstance(node, NodeView) else node.node: line(node.name) for node in nodes}
+
+
+def node_text(node: str, names: Mapping[str, str]) -> str:
+    """A node by its name, as far as it is known, and its id."""
+    return f"{names.get(node) or '?'} {short(node)}"
+
+
+def nodes_text(nodes: Iterable[str], names: Mapping[str, str]) -> str:
+    """Several of them."""
+    return ", ".join(node_text(node, names) for node in nodes)
+
+
+def held(status: Status) -> int:
+    """How many tasks this copy, or that of the leader who was asked, holds."""
+    return sum(status.tasks.get(state, 0) for state in SHOWN_STATES)
+
+
+def missing_text(status: Status, names: Mapping[str, str]) -> str:
+    """The machines that are waited for, and when each was heard last."""
+    heard_s = {node.id: node.heard_s for node in status.nodes}
+    return ", ".join(f"{node_text(node, names)} ({_ago(heard_s.get(node))})" for node in status.missing)
+
+
+def _ago(heard_s: float | None) -> str:
+    return "never heard" if heard_s is None else f"heard {duration(heard_s)} ago"
+
+
+def merge_text(merge: MergeReport, names: Mapping[str, str]) -> str:
+    """What came home when two parts of the cluster met again."""
+    text = f"merged {tasks_text(merge.merged)} from {names.get(merge.node) or short(merge.node)}"
+    text += f", {merge.twice} ran twice"
+    if merge.twice:
+        text += f", {merge.differed} of them differently"
+    return f"{text}, 0 lost" if not merge.held else f"{text}, {merge.held} too old to be judged and put aside"
+
+
+def record_head(record: Record) -> str:
+    """A task for people, in a line; without what came out of it."""
+    attempts = "not started yet" if record.attempt == 0 else f"attempt {record.attempt}"
+    waits = "; waits on this machine's disk for a leader" if record.queued else ""
+    return f"{short(record.id)}  {line(record.name)}: {record.state} ({attempts}){waits}"
 
 
 def record_text(record: Record, *, with_reason: bool = True) -> str:
-    """A task for people: a line, and what came out of it."""
-    attempts = "not started yet" if record.attempt == 0 else f"attempt {record.attempt}"
-    waits = "; waits on this machine's disk for a leader" if record.queued else ""
-    lines = [f"{short(record.id)}  {line(record.name)}: {record.state} ({attempts}){waits}"]
+    """A task for people: a line, another where it may change, and what came out of it."""
+    lines = [record_head(record)]
+    if record.finished and not record.majority:
+        lines.append(f"({NO_MAJORITY})")
     if record.state == State.DONE:
         lines.append(values.dumps(values.to_json(record.result)))
     elif record.finished and with_reason:
@@ -83,6 +168,19 @@ def record_text(record: Record, *, with_reason: bool = True) -> str:
 def line(text: str) -> str:
     """The text on one line, without what would move a terminal's cursor."""
     return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+
+
+def paragraph(text: str) -> str:
+    """A text of several lines, none longer than a terminal is wide."""
+    return click.wrap_text(line(text), WIDTH)
+
+
+def size(size_bytes: int) -> str:
+    """A size of a file."""
+    for limit, unit in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
+        if size_bytes >= limit:
+            return f"{size_bytes / limit:.1f} {unit}"
+    return f"{size_bytes} bytes"
 
 
 def duration(seconds: float) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from meshq.cli import settings
+from meshq.cli import render, settings
 from meshq.cli.arguments import TaskCommand, task_arguments
 from meshq.cli.common import Local, listens, local_options, note, on_interrupt
 from meshq.cli.submitting import task_options
@@ -68,7 +68,10 @@ async def _run(local: Local, name: str, args: list[Any], kwargs: dict[str, Any],
         if not embedded_here:
             on_interrupt(f"; the task goes on, see: meshq result {short(handle.id)}")
         try:
-            return await handle.result()
+            record = await client.finished(handle)
+            if not record.majority and not embedded_here:
+                note(f"meshq run: {render.NO_MAJORITY}")
+            return record.value()
         except asyncio.CancelledError:
             if embedded_here:
                 # So that nothing is left that its end would wait for.

@@ -12,7 +12,7 @@ import click
 from meshq.cli import render
 from meshq.cli.common import Command, Local, Number, local_options, note, on_interrupt
 from meshq.client.aio import AsyncClient
-from meshq.core.requests import Status
+from meshq.core.reports import Status
 from meshq.errors import MeshqError, NoDaemon
 
 WATCH_S = 1.0

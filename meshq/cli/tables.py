@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from meshq.cli.render import SHOWN_STATES, count, duration, line
+from meshq.cli.render import (
+    SHOWN_STATES,
+    WIDTH,
+    copies_text,
+    count,
+    duration,
+    held,
+    line,
+    merge_text,
+    missing_text,
+    node_names,
+    node_text,
+    nodes_text,
+    tasks_text,
+)
 from meshq.client.record import Record
 from meshq.core.ids import short
-from meshq.core.requests import NodeView, Status
+from meshq.core.reports import NodeView, Status
 from meshq.core.task import State
 
-WIDTH = 80
+LABEL_WIDTH = 9
 
 
 class _Console(Console):
@@ -36,7 +50,7 @@ def console(*, stderr: bool = False) -> Console:
 
 def tasks_table(records: Iterable[Record]) -> Table:
     """Tasks, one a line."""
-    table = _table(("ID", 8), ("NAME", 26), ("STATE", 9), (">TRY", 4), ("WORKER", 8), (">AGE", 6), (">TOOK", 7))
+    table = plain_table(("ID", 8), ("NAME", 25), ("STATE", 10), (">TRY", 4), ("WORKER", 8), (">AGE", 6), (">TOOK", 7))
     now_ms = time.time() * 1000
     for record in records:
         took_s = (
@@ -47,7 +61,7 @@ def tasks_table(records: Iterable[Record]) -> Table:
         table.add_row(
             short(record.id),
             Text(line(record.name)),
-            Text(record.state, _COLOURS.get(record.state, "")),
+            Text(_state(record), _COLOURS.get(record.state, "")),
             str(record.attempt),
             short(record.worker or "-"),
             duration((now_ms - record.submitted_ms) / 1000) if record.submitted_ms else "-",
@@ -56,27 +70,70 @@ def tasks_table(records: Iterable[Record]) -> Table:
     return table
 
 
+def _state(record: Record) -> str:
+    return f"{record.state}*" if record.finished and not record.majority else record.state
+
+
 def status_view(status: Status) -> RenderableType:
-    """The cluster: two or three lines, and a table of its nodes."""
-    names = {node.id: line(node.name) for node in status.nodes}
-    if status.leader is None:
-        leader = Text("leader   none: submitted tasks wait on the disk of the node that took them", "bold red")
-    else:
-        majority = "with a majority" if status.majority else "WITHOUT A MAJORITY"
-        leader = Text(f"leader   {_cut(names.get(status.leader, '?'), 24)} {short(status.leader)}, ")
-        leader.append(f"epoch {status.epoch}, ").append(majority, "" if status.majority else "bold red")
+    """The cluster: some lines, and a table of its nodes."""
+    names = node_names(status.nodes)
     counts = ", ".join(f"{status.tasks.get(state, 0)} {state}" for state in SHOWN_STATES)
-    lines = [leader, Text(f"tasks    {counts}"), Text(f"         {status.per_minute} finished in the last minute")]
+    lines = [
+        *labelled("leader", _leader(status, names)),
+        *_without_majority(status, names),
+        *labelled("tasks", Text(counts)),
+        *labelled("", Text(f"{status.per_minute} finished in the last minute")),
+    ]
     if status.queued:
-        lines.append(Text(f"         {status.queued} on this machine's disk wait for a leader", "yellow"))
-    for text in lines:
-        text.truncate(WIDTH, overflow="ellipsis")
-    return Group(*lines, Text(), nodes_table(status))
+        lines += labelled("", Text(f"{status.queued} on this machine's disk wait for a leader", "yellow"))
+    if status.merge is not None:
+        lines += labelled("healed", Text(f"{merge_text(status.merge, names)}: meshq explain"))
+    paused = [
+        Text(f"{node_text(node.id, names)} gets no work: {line(node.paused)}", "yellow")
+        for node in status.nodes
+        if node.paused
+    ]
+    return Group(*lines, Text(), nodes_table(status), *([Text(), *paused] if paused else []))
+
+
+def _leader(status: Status, names: dict[str, str]) -> Text:
+    if status.leader is None:
+        return Text("none: submitted tasks wait on the disk of the node that took them", "bold red")
+    leader = Text(f"{_cut(names.get(status.leader, '?'), 24)} {short(status.leader)}, ")
+    if status.majority:
+        return leader.append(f"epoch {status.epoch}, with a majority")
+    kind = f" ({status.split})" if status.split else ""
+    return leader.append(f"without a majority, {copies_text(status.copies)}{kind}", "bold red")
+
+
+def _without_majority(status: Status, names: dict[str, str]) -> Iterator[Text]:
+    """For whom it waits, and what can be done if they never come."""
+    if not status.missing:
+        return
+    cold = "; tasks from before wait for them too, new ones run" if status.split == "cold" else ""
+    yield from labelled("waits", Text(f"for {missing_text(status, names)}{cold}"))
+    if status.split == "cold":
+        others = nodes_text(status.missing, names)
+        text = (
+            f"if they never come back: meshq recover makes this machine's copy the cluster, {tasks_text(held(status))}"
+        )
+        yield from labelled("", Text(f"{text}; {others} would join it as new copies"))
+
+
+def labelled(label: str, text: Text) -> list[Text]:
+    """A fact, with its name before the first line."""
+    wrapped = text.wrap(console(), WIDTH - LABEL_WIDTH)
+    for part in wrapped:
+        part.rstrip()
+    names = [label, *[""] * len(wrapped)]
+    return [Text(f"{name:{LABEL_WIDTH}}") + part for name, part in zip(names, wrapped, strict=False)]
 
 
 def nodes_table(status: Status) -> Table:
     """The nodes, the leader first; `*` marks the one that answers."""
-    table = _table(("NODE", 12), ("ID", 8), ("ROLE", 7), ("ADDRESS", 21), (">HEARD", 5), (">SLOTS", 9), (">BEHIND", 6))
+    table = plain_table(
+        ("NODE", 12), ("ID", 8), ("ROLE", 7), ("ADDRESS", 21), (">HEARD", 5), (">SLOTS", 9), (">BEHIND", 6)
+    )
     for node in sorted(status.nodes, key=lambda each: (each.role != "leader", each.id)):
         table.add_row(*_node_row(node, status.node))
     return table
@@ -97,11 +154,27 @@ def _node_row(node: NodeView, me: str) -> tuple[Text, ...]:
     )
 
 
-def _table(*columns: tuple[str, int]) -> Table:
+def when(at_ms: int | None) -> str:
+    """A time of day; with the date where that is not today's."""
+    if at_ms is None:
+        return "-"
+    at = time.localtime(at_ms / 1000)
+    today = time.strftime("%Y-%m-%d", at) == time.strftime("%Y-%m-%d")
+    return time.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M:%S", at)
+
+
+def since(at_ms: int) -> str:
+    """How long ago that was."""
+    return f"{duration(time.time() - at_ms / 1000)} ago"
+
+
+def plain_table(*columns: tuple[str, int]) -> Table:
+    """A table without lines. A column whose name begins with `>` is of numbers; one with `~` may go on below."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), collapse_padding=True)
     for title, width in columns:
         table.add_column(
-            title.lstrip(">"), width=width, no_wrap=True, overflow="ellipsis",
+            title.lstrip(">~"), width=width, no_wrap=not title.startswith("~"),
+            overflow="fold" if title.startswith("~") else "ellipsis",
             justify="right" if title.startswith(">") else "left",
         )  # fmt: skip
     return table

@@ -46,6 +46,8 @@ def tasks(local: Local, state: str | None, name: str | None, limit: int | None) 
         note("no such tasks" if state or name else "no tasks yet; submit one with: meshq submit primes 100000")
         return 0
     console().print(tasks_table(found[:shown]))
+    if any(record.finished and not record.majority for record in found[:shown]):
+        note(f"* {render.NO_MAJORITY}")
     if len(found) > shown:
         note(f"these are the newest {shown}; more with --limit N, all with --json")
     return 0

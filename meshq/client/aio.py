@@ -11,6 +11,7 @@ from copy import copy
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import quote
 
 import platformdirs
 
@@ -18,11 +19,12 @@ from meshq.client import waiting
 from meshq.client.connection import Connection
 from meshq.client.handle import Handle
 from meshq.client.options import Options, new_ids
-from meshq.client.record import Page, Record
+from meshq.client.record import Page, Record, Story
 from meshq.core.ids import short
 from meshq.core.limits import PAGE_TASKS_MAX
 from meshq.core.messages import Done
-from meshq.core.requests import Health, Stats, Status, Submitted
+from meshq.core.reports import ClusterStory, Health, Stats, Status
+from meshq.core.requests import Submitted
 from meshq.core.task import OPEN
 from meshq.errors import Malformed, MeshqError, NoAnswer, TooLarge, WaitTimeout
 from meshq.wire import forms, values
@@ -230,8 +232,19 @@ class AsyncClient:
         answer = await self._connection.call("POST", f"{_path(task)}/retry", Submitted, repeatable=False, new_work=True)
         return self._handles(answer)[0]
 
+    async def story(self, task: Handle | str) -> Story:
+        """What happened to a task, why it does not run, and outcomes of other runs that do not stand."""
+        return await self._connection.call("GET", f"{_path(task)}/explain", Story)
+
+    async def cluster_story(self) -> ClusterStory:
+        """Who leads and by whose votes, why each other node does not, and what the local daemon noted lately."""
+        return await self._connection.call("GET", "/explain", ClusterStory)
+
     async def status(self) -> Status:
-        """The cluster: nodes, leader, tasks by state."""
+        """The cluster: nodes, leader, tasks by state.
+
+        Where it goes on without a majority, `copies` says on how many machines and `missing` for whom it waits.
+        """
         return await self._connection.call("GET", "/status", Status)
 
     async def stats(self) -> Stats:
@@ -246,6 +259,29 @@ class AsyncClient:
         """Stops the local daemon in stages; returns at once."""
         # A second request would be taken as a demand to stop without the stages.
         await self._connection.call("POST", "/stop", Done, repeatable=False)
+
+    async def leave(self) -> None:
+        """Takes the local daemon out of its cluster for good and stops it; returns at once.
+
+        Raises:
+            Conflict: It can't; the text says why. (The same for `recover` and `forget`.)
+        """
+        await self._connection.call("POST", "/leave", Done, repeatable=False)
+
+    async def recover(self) -> None:
+        """Makes the local daemon's copy of the queue the cluster; refused where a majority is there."""
+        await self._connection.call("POST", "/recover", Done, repeatable=False)
+
+    async def forget(self, node: str) -> None:
+        """Takes a node that never comes back off the roster.
+
+        Args:
+            node: Its id, an end of the id that no other node has, or its name.
+
+        Raises:
+            NotFound, Ambiguous: No node is called so, or several are.
+        """
+        await self._connection.call("POST", f"/forget/{quote(forms.node(node), safe='')}", Done, repeatable=False)
 
     async def map_batches(
         self, name: str, calls: AsyncIterator[list[tuple[Any, ...]]], timeout_s: float | None

@@ -17,7 +17,8 @@ class Handle:
     Args:
         id: The task.
         copies: On how many disks it is.
-        majority: Whether they are a majority of the replicas.
+        majority: Whether they are a majority of the replicas. Without one it is lost if these disks are, and may run
+            elsewhere, too, before the parts of the cluster meet again.
         queued: Whether it still waits on this machine's disk for a leader.
     """
 

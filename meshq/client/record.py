@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from meshq.core.reports import Change
 from meshq.core.task import OPEN, State
 from meshq.errors import TaskFailed
 
@@ -13,7 +14,11 @@ REASON_CHARS_MAX = 400
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One task. `error` has the keys type, message and traceback; times that end in `_ms` are wall clock."""
+    """One task. `error` has the keys type, message and traceback; times that end in `_ms` are wall clock.
+
+    `queued` marks one that waits on this machine's disk for a leader. `majority` is false where it finished without a
+    majority of the replicas behind it: when they meet again, another outcome may replace this one.
+    """
 
     id: str
     name: str
@@ -31,6 +36,7 @@ class Record:
     started_ms: int | None = None
     finished_ms: int | None = None
     queued: bool = False
+    majority: bool = True
 
     @property
     def finished(self) -> bool:
@@ -70,3 +76,30 @@ class Page:
 
     tasks: tuple[Record, ...]
     next: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OtherOutcome:
+    """What a second run of a task came to, in a part of the cluster that did not see the first; it does not stand.
+
+    `differs` says whether the two are not the same in state, result or error.
+    """
+
+    task: str
+    state: str
+    worker: str | None
+    epoch: int
+    result: Any
+    error: dict[str, Any] | None
+    finished_ms: int | None
+    differs: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Story:
+    """A task's story, oldest change first. `waits` is why it does not run now; empty if it does or is finished."""
+
+    task: Record
+    changes: tuple[Change, ...]
+    waits: str = ""
+    clashes: tuple[OtherOutcome, ...] = ()

@@ -14,8 +14,8 @@ from typing import Any, Self, TypeVar
 
 from meshq.client import handle
 from meshq.client.aio import TASKS_PER_REQUEST, AsyncClient
-from meshq.client.record import Record
-from meshq.core.requests import Health, Stats, Status
+from meshq.client.record import Record, Story
+from meshq.core.reports import ClusterStory, Health, Stats, Status
 
 T = TypeVar("T")
 
@@ -191,8 +191,16 @@ class Client:
         """Submits a finished task anew."""
         return self._handle(self._loop.run(self._client.retry(_id(task))))
 
+    def story(self, task: Handle | str) -> Story:
+        """What happened to a task, why it does not run, and outcomes of other runs that do not stand."""
+        return self._loop.run(self._client.story(_id(task)))
+
+    def cluster_story(self) -> ClusterStory:
+        """Who leads and by whose votes, why each other node does not, and what the local daemon noted lately."""
+        return self._loop.run(self._client.cluster_story())
+
     def status(self) -> Status:
-        """The cluster: nodes, leader, tasks by state."""
+        """The cluster: nodes, leader, tasks by state; see `AsyncClient.status`."""
         return self._loop.run(self._client.status())
 
     def stats(self) -> Stats:
@@ -206,6 +214,18 @@ class Client:
     def stop(self) -> None:
         """Stops the local daemon in stages; returns at once."""
         self._loop.run(self._client.stop())
+
+    def leave(self) -> None:
+        """Takes the local daemon out of its cluster for good and stops it; returns at once."""
+        self._loop.run(self._client.leave())
+
+    def recover(self) -> None:
+        """Makes the local daemon's copy of the queue the cluster; see `AsyncClient.recover`."""
+        self._loop.run(self._client.recover())
+
+    def forget(self, node: str) -> None:
+        """Takes a node that never comes back off the roster; see `AsyncClient.forget`."""
+        self._loop.run(self._client.forget(node))
 
     def _iterate(self, items: AsyncGenerator[T, None]) -> Iterator[T]:
         async def step() -> tuple[T, ...]:

@@ -28,6 +28,7 @@ class Worker:
     node: str
     boot: str
     heard_at: float
+    name: str = ""
     slots: int = 0
     running: int = 0
     draining: bool = False

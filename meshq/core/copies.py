@@ -20,6 +20,7 @@ class _Copy:
     goal: Vector = field(default_factory=dict)
     goal_at: float = NEVER
     synced_at: float = NEVER
+    polled_at: float = NEVER
 
 
 class Copies:
@@ -40,10 +41,12 @@ class Copies:
         """A new leadership begins: nobody's copy counts before it pulls under the new epoch."""
         self._copies.clear()
 
-    def note(self, node: str, vector: Vector, epoch: int, now: float) -> None:
-        """A node pulls: it holds this, and promised this epoch."""
+    def note(self, node: str, vector: Vector, epoch: int, now: float, *, follows: bool = True) -> None:
+        """A node pulls: it holds this, and promised this epoch. One that `follows` waits for what comes next."""
         copy = self._copies.setdefault(node, _Copy(vector, epoch))
         copy.vector, copy.epoch = vector, epoch
+        if follows:
+            copy.polled_at = now
         if now - copy.goal_at < self._lease_s and quorum.covers(vector, copy.goal):
             copy.synced_at = now
 
@@ -69,6 +72,10 @@ class Copies:
         """Whether it is known to hold all of this."""
         copy = self._copies.get(node)
         return copy is not None and quorum.covers(copy.vector, vector)
+
+    def polled_since(self, instant: float) -> list[Vector]:
+        """The vectors of those who follow: they waited for something new since then."""
+        return [copy.vector for copy in self._copies.values() if copy.polled_at >= instant]
 
     def of(self, members: Collection[str], epoch: int) -> list[Vector]:
         """The vectors that count: those of members who promised this epoch."""

@@ -105,6 +105,13 @@ class RosterChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class Outdated:
+    """Rows of this epoch came home: a leader of a lower one can't change them."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
 class Established:
     """The first write of this epoch is committed."""
 
@@ -136,7 +143,7 @@ class LetGo:
 
 Event = (
     Tick | Received | Answered | Heard | Gathered | GatherFailed
-    | RosterChanged | Established | Resign | HandOver | LetGo
+    | RosterChanged | Outdated | Established | Resign | HandOver | LetGo
 )  # fmt: skip
 
 

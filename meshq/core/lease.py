@@ -9,34 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from meshq.core import events as ev
 from meshq.core import quorum
-from meshq.core.events import (
-    HOLDING,
-    Answered,
-    Effect,
-    Ended,
-    Established,
-    Event,
-    Follow,
-    Gather,
-    Gathered,
-    GatherFailed,
-    HandOver,
-    HandoverReady,
-    Heard,
-    Lead,
-    LetGo,
-    Promise,
-    Received,
-    Reply,
-    Resign,
-    Role,
-    RosterChanged,
-    Send,
-    SendAll,
-    Timing,
-    VoteReply,
-)
+from meshq.core.events import HOLDING, Effect, Event, Promise, Role, Timing
 from meshq.core.ids import short
 from meshq.core.mandate import Mandate
 from meshq.core.membership import Roster, newest
@@ -71,6 +46,7 @@ class Lease:
         self.standing = Standing(me, timing, self.voter.quiet_until, jitter)
         self._timing = timing
         self._seen = 0  # the highest epoch that anybody answered with
+        self._outdated = 0  # the highest epoch of a row that came home
         self._asked_at = NEVER
         self._phase_until = NEVER
         self._votes_until = NEVER
@@ -100,6 +76,15 @@ class Lease:
             return self.me if self.leads(now) else None
         return self.leader if now < self.voter.until else None
 
+    def bound(self, now: float) -> bool:
+        """Whether it stands or leads itself, or gave its word to another, and so does nothing of its own."""
+        stands = self.role in (Role.VOTING, *HOLDING)
+        return stands or (now < self.voter.until and self.voter.promise.holder not in ("", self.me))
+
+    def followers(self) -> tuple[str, ...]:
+        """Who voted for this node or followed its renewals since: what its lease stands on."""
+        return self._mandate.behind() if self.role in HOLDING else ()
+
     def deadline(self, now: float) -> float:
         """The instant at which `Tick` is due."""
         if self.role is Role.FOLLOWER:
@@ -117,28 +102,28 @@ class Lease:
 
     def _on_event(self, event: Event, now: float) -> list[Effect]:
         match event:
-            case Received():
+            case ev.Received():
                 return self._on_request(event.sender, event.message, now)
-            case Answered():
+            case ev.Answered():
                 self.standing.answered(event.sender, now)
                 self._seen = max(self._seen, event.answer.epoch)
                 return self._on_answer(event, now)
-            case Heard(sender):
+            case ev.Heard(sender):
                 self.standing.answered(sender, now)
-            case Gathered(epoch, sender, roster):
+            case ev.Gathered(epoch, sender, roster):
                 return self._on_gathered(epoch, sender, roster, now)
-            case GatherFailed(epoch, sender):
+            case ev.GatherFailed(epoch, sender):
                 return self._on_gather_failed(epoch, sender, now)
-            case RosterChanged(roster):
-                self.roster = newest([self.roster, roster])
-            case Established(epoch) if epoch == self.epoch:
+            case ev.RosterChanged() | ev.Outdated():
+                return self._on_news(event, now)
+            case ev.Established(epoch) if epoch == self.epoch:
                 self.standing.succeeded()
-            case Resign(reason, epoch) if epoch in (None, self.epoch):
+            case ev.Resign(reason, epoch) if epoch in (None, self.epoch):
                 self.voter.doubt()
                 return self._fail(reason, now)
-            case HandOver(target) if self.leads(now):
-                return [Send(target, Handover(epoch=self.epoch, step="prepare", genesis=self.roster.genesis))]
-            case LetGo(target, epoch) if epoch == self.epoch:
+            case ev.HandOver(target) if self.leads(now):
+                return [ev.Send(target, Handover(epoch=self.epoch, step="prepare", genesis=self.roster.genesis))]
+            case ev.LetGo(target, epoch) if epoch == self.epoch:
                 return self._on_let_go(target, now)
         return []
 
@@ -151,12 +136,20 @@ class Lease:
             case Handover():
                 return self._on_handover(sender, message, now)
 
+    def _on_news(self, event: ev.RosterChanged | ev.Outdated, now: float) -> list[Effect]:
+        if isinstance(event, ev.Outdated):
+            self._seen, self._outdated = max(self._seen, event.epoch), max(self._outdated, event.epoch)
+            return []
+        self.roster = newest([self.roster, event.roster])
+        is_off = self.role in HOLDING and self.me not in self.roster.members
+        return self._fail("not on the newest roster", now) if is_off else []
+
     def _on_time(self, now: float) -> list[Effect]:
         if self.role is Role.FOLLOWER:
             effects: list[Effect] = []
             if self.leader is not None and now >= self.voter.until:
                 self.leader = None
-                effects.append(Follow(None, self.voter.promise.epoch))
+                effects.append(ev.Follow(None, self.voter.promise.epoch))
             due = now >= self.standing.due_at(self.roster.members, now)
             return effects + (self._ask(now) if due else [])
         if self.role in HOLDING:
@@ -164,6 +157,8 @@ class Lease:
                 return self._fail("the lease ran out", now)
             if now >= self._phase_until:
                 return self._fail("too few of the newest roster granted", now)
+            if self.role is Role.LEADER and self._outdated > self.epoch and self._may_stand_again(now):
+                return self._stand_again("rows of a later epoch came home", now)
             return self._renew(now) if now >= self._next_due else []
         if now >= self._phase_until:
             return self._fail("no majority granted", now)
@@ -181,7 +176,7 @@ class Lease:
                 effects += self._become_follower("another was granted the vote")
                 effects += self._set_leader(None, vote.epoch)
             effects += self._promise(vote.epoch, sender, vote.lease_s, now)
-        return [*effects, VoteReply(not refusal, vote.pre, self.voter.promise.epoch, refusal)]
+        return [*effects, ev.VoteReply(not refusal, vote.pre, self.voter.promise.epoch, refusal)]
 
     def _on_renew(self, sender: str, renew: Renew, now: float) -> list[Effect]:
         reason = ""
@@ -192,7 +187,7 @@ class Lease:
         elif self.role in HOLDING and renew.epoch == self.epoch:
             reason = "two_leaders"
         if reason:
-            return [Reply(RenewAnswer(followed=False, epoch=self.voter.promise.epoch, reason=reason))]
+            return [ev.Reply(RenewAnswer(followed=False, epoch=self.voter.promise.epoch, reason=reason))]
         # Whomever this node voted for: the winner of an epoch is the only one, and refusing it would leave this
         # node out for ever. A hand-over under way goes on, since it is the holder itself that renews.
         effects: list[Effect] = []
@@ -200,7 +195,7 @@ class Lease:
             effects += self._become_follower("another leads")
         effects += self._promise(renew.epoch, sender, renew.lease_s, now)
         effects += self._set_leader(sender, renew.epoch)
-        return [*effects, Reply(RenewAnswer(followed=True, epoch=renew.epoch))]
+        return [*effects, ev.Reply(RenewAnswer(followed=True, epoch=renew.epoch))]
 
     def _promise(self, epoch: int, holder: str, lease_s: float, now: float) -> list[Effect]:
         effects = self.voter.grant(epoch, holder, lease_s, now)
@@ -231,7 +226,7 @@ class Lease:
         self._next_due = now + self._timing.stand_step_s / 2
         ballot = self._ballot(self.voter.promise.epoch + 1, pre=True)
         others = [member for member in self.roster.members if member not in self._yes]
-        return [*(Send(member, ballot) for member in others), *self._count_asked(now)]
+        return [*(ev.Send(member, ballot) for member in others), *self._count_asked(now)]
 
     def _count_asked(self, now: float) -> list[Effect]:
         if not quorum.is_majority(self._yes, self.roster.members):
@@ -240,7 +235,7 @@ class Lease:
             self.role, self._next_due = Role.READY, NEVER
             self._phase_until = now + self._timing.lease_s
             ready = Handover(epoch=self._token[0], step="ready", genesis=self.roster.genesis)
-            return [Send(self._token[1], ready)]
+            return [ev.Send(self._token[1], ready)]
         return self._vote(now)
 
     def _vote(self, now: float) -> list[Effect]:
@@ -261,9 +256,9 @@ class Lease:
         new = self._mandate.to_ask(self.roster.members)
         if new:
             self._votes_until = now + VOTE_WAIT_STEPS * self._timing.stand_step_s
-        return [Send(member, ballot) for member in new]
+        return [ev.Send(member, ballot) for member in new]
 
-    def _on_answer(self, event: Answered, now: float) -> list[Effect]:
+    def _on_answer(self, event: ev.Answered, now: float) -> list[Effect]:
         sender, answer = event.sender, event.answer
         if isinstance(answer, RenewAnswer):
             return self._on_renew_answer(event, answer, now)
@@ -288,7 +283,7 @@ class Lease:
             return []
         if granters := self._mandate.to_gather():
             self._phase_until = NEVER
-            effects.append(Gather(self.epoch, granters))
+            effects.append(ev.Gather(self.epoch, granters))
         return effects + self._count_gathered()
 
     def _on_gathered(self, epoch: int, sender: str, roster: Roster, now: float) -> list[Effect]:
@@ -307,7 +302,7 @@ class Lease:
         if self.role is not Role.GATHERING or not self._mandate.is_gathered(self.roster):
             return []
         self.role, self.leader, self._phase_until = Role.LEADER, self.me, NEVER
-        return [Lead(self.epoch)]
+        return [ev.Lead(self.epoch)]
 
     def _on_gather_failed(self, epoch: int, sender: str, now: float) -> list[Effect]:
         if epoch != self.epoch or self.role is not Role.GATHERING:
@@ -324,27 +319,31 @@ class Lease:
         self._mandate.acked(self.me, now)
         effects = self.voter.grant(self.epoch, self.me, self._timing.lease_s, now)
         renew = Renew(epoch=self.epoch, lease_s=self._timing.lease_s, genesis=self.roster.genesis)
-        return [*effects, SendAll(renew)]
+        return [*effects, ev.SendAll(renew)]
 
-    def _on_renew_answer(self, event: Answered, answer: RenewAnswer, now: float) -> list[Effect]:
+    def _on_renew_answer(self, event: ev.Answered, answer: RenewAnswer, now: float) -> list[Effect]:
         if event.request.epoch != self.epoch or self.role not in HOLDING:
             return []
         if answer.followed:
             self._mandate.acked(event.sender, event.sent_s)
             return []
         refused_for_good = answer.reason == "old_epoch" and event.sender in self.roster.members
-        if not refused_for_good or self.role is not Role.LEADER:
-            return []
-        if now - self._stood_again < self._timing.lease_s:
+        if not refused_for_good or self.role is not Role.LEADER or not self._may_stand_again(now):
             return []
         # A replica that promised a later epoch can follow only a later one: stand again, so that it counts.
+        return self._stand_again("a replica promised a later epoch", now)
+
+    def _may_stand_again(self, now: float) -> bool:
+        return now - self._stood_again >= self._timing.lease_s
+
+    def _stand_again(self, reason: str, now: float) -> list[Effect]:
         self._stood_again = now
-        return [*self._become_follower("a replica promised a later epoch"), *self._ask(now)]
+        return [*self._become_follower(reason), *self._ask(now)]
 
     def _become_follower(self, reason: str) -> list[Effect]:
         ended: list[Effect] = []
         if self.role in (Role.VOTING, *HOLDING):
-            ended.append(Ended(self.epoch, reason))
+            ended.append(ev.Ended(self.epoch, reason))
         self.role, self.leader = Role.FOLLOWER, None if self.role in HOLDING else self.leader
         self._phase_until = self._next_due = NEVER
         self._token = (0, "")
@@ -363,7 +362,7 @@ class Lease:
         self.leader = leader
         if leader is not None:
             self.epoch = epoch
-        return [Follow(leader, epoch)] if changed else []
+        return [ev.Follow(leader, epoch)] if changed else []
 
     # -- hand-over ---------------------------------------------------------------------------------------
 
@@ -372,15 +371,15 @@ class Lease:
         mine = (self.voter.promise.epoch, self.voter.promise.holder)
         match handover.step:
             case "prepare" if held == mine and (self.role is Role.FOLLOWER or self._is_ready_for(held)):
-                return [Reply(Done()), *self._ask(now, held)]
+                return [ev.Reply(Done()), *self._ask(now, held)]
             case "ready" if self.leads(now) and handover.epoch == self.epoch:
-                return [Reply(Done()), HandoverReady(sender)]
+                return [ev.Reply(Done()), ev.HandoverReady(sender)]
             case "go" if held == mine and self.role in (Role.FOLLOWER, Role.ASKING, Role.READY):
                 # The holder let go for good, so the votes may be asked for whatever became of the pre-vote.
                 self._token = held
-                return [Reply(Done()), *self._vote(now)]
+                return [ev.Reply(Done()), *self._vote(now)]
         text = f"a hand-over's {handover.step} of epoch {handover.epoch} does not fit here"
-        return [Reply(Refused(code="handover", message=text, retryable=False))]
+        return [ev.Reply(Refused(code="handover", message=text, retryable=False))]
 
     def _is_ready_for(self, held: tuple[int, str]) -> bool:
         # Asked once more: what it said to that may be lost.
@@ -394,4 +393,4 @@ class Lease:
         # Should the message be lost, all others have their turn before this node, however low its id.
         round_s = len(self.roster.members) * self._timing.stand_step_s
         self.standing.wait_from(now + self._timing.lease_s + round_s)
-        return [*self._become_follower(f"handed over to {short(target)}"), Send(target, go)]
+        return [*self._become_follower(f"handed over to {short(target)}"), ev.Send(target, go)]

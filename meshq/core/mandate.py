@@ -49,6 +49,10 @@ class Mandate:
         acks = [self._acks[member] for member in members if member in self._acks]
         return quorum.held_by_majority(acks, len(members))
 
+    def behind(self) -> tuple[str, ...]:
+        """All who voted for it or followed it."""
+        return tuple(sorted(self._acks))
+
     def is_won(self, members: Collection[str]) -> bool:
         """Whether a majority voted for it."""
         return quorum.is_majority(self._votes, members)

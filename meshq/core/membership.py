@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
+from meshq.core.quorum import majority
+
 RosterKey = tuple[int, int, int, str, int]
 
 
@@ -16,6 +18,8 @@ class Roster:
         genesis: The cluster's own id, made when it was founded; empty on a node that belongs to none yet.
         members: The replicas' ids, sorted.
         recovery: How often a person made one copy the cluster; it comes first in the key.
+        absorbed: The geneses of clusters that became part of this one.
+        into: The genesis of the cluster that this one becomes part of; empty for as long as it stands.
         epoch, version, writer, seq: As in every row.
     """
 
@@ -26,6 +30,8 @@ class Roster:
     version: int = 0
     writer: str = ""
     seq: int = 0
+    absorbed: tuple[str, ...] = ()
+    into: str = ""
 
     @property
     def key(self) -> RosterKey:
@@ -58,8 +64,9 @@ class Candidate:
         node: Its id.
         in_sync: Whether it lately held all that was committed.
         alive: Whether it answers.
-        leaving: Whether it stops in order and asked to be left out.
+        leaving: Whether it asked to be left out, or somebody said that it never comes back.
         votes: False for a node that was started with `--replica never`.
+        silent: Whether it has been silent for so long that it may be replaced, and most replicas say so.
     """
 
     node: str
@@ -67,25 +74,43 @@ class Candidate:
     alive: bool
     leaving: bool
     votes: bool
+    silent: bool = False
 
 
 def next_change(roster: Roster, leader: str, nodes: Collection[Candidate], replicas: int) -> Roster | None:
-    """The next single change of the roster, or None: first those who leave, then the lowest id that may join.
+    """The next single change of the roster, or None: first those who leave, then who joins, then who is replaced.
 
     A leader never removes itself, and nobody who is alone is removed.
     """
     by_id = {node.node: node for node in nodes}
-    for member in roster.members:
-        known = by_id.get(member)
-        if member != leader and known is not None and known.leaving:
-            return roster.without_member(member)
-    if len(roster.members) >= replicas:
-        return None
-    for node in sorted(by_id):
-        known = by_id[node]
-        if node not in roster.members and known.votes and known.alive and known.in_sync and not known.leaving:
-            return roster.with_member(node)
+    others = [by_id[member] for member in roster.members if member != leader and member in by_id]
+    for node in others:
+        if node.leaving:
+            return roster.without_member(node.node)
+    if len(roster.members) < replicas:
+        for node in sorted(_spare(roster, nodes), key=lambda node: node.node):
+            if node.in_sync:
+                return roster.with_member(node.node)
+    silent = [node for node in others if node.silent]
+    if silent and _is_better_without(roster, silent, _spare(roster, nodes)):
+        return roster.without_member(silent[-1].node)
     return None
+
+
+def _spare(roster: Roster, nodes: Collection[Candidate]) -> list[Candidate]:
+    """Live nodes that might become replicas."""
+    return [
+        node for node in nodes if node.node not in roster.members and node.votes and node.alive and not node.leaving
+    ]
+
+
+def _is_better_without(roster: Roster, silent: list[Candidate], spare: list[Candidate]) -> bool:
+    """Whether somebody takes a silent replica's place, or a majority becomes smaller without the silent ones.
+
+    Otherwise it stays: should it come back when another one dies, it still makes a majority with the rest.
+    """
+    count = len(roster.members)
+    return bool(spare) or majority(count - len(silent)) < majority(count)
 
 
 def handover_target(roster: Roster, leader: str, in_sync: Collection[str]) -> str | None:

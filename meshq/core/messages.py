@@ -7,11 +7,18 @@ needs to unpack.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from meshq.core.membership import Roster
 
-PROTOCOL_VERSION = 1
+# A node speaks its own version and the one before, so that machines can be upgraded in turn; a link uses the greatest
+# that both its ends speak (`Transport.version_of`), the cluster the least of all replicas' `Hello.version`.
+# Whoever does not know a field ignores it, and one that did not come has its default: so every new field has one, and
+# none is taken away. Rows have no names: what a link's version does not know is not sent (`store/feed.py`).
+# New in version 2: `Greeting.newest`, `Hello.version` and what follows it, `Rows.full`, `Rows.dropped`,
+# `Roster.absorbed`, `Roster.into`; forwarded, the requests `Forget` and `TaskStoryQuery`, which version 1 refuses.
+PROTOCOL_VERSION = 2
+PROTOCOL_OLDEST = 1
 
 
 # -- between nodes: control ------------------------------------------------------------------------------
@@ -27,7 +34,13 @@ class PeerHint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hello:
-    """Who I am and what I know; asked twice a second, answered in kind. Liveness is an answer to this."""
+    """Who I am and what I know; asked twice a second, answered in kind. Liveness is an answer to this.
+
+    `version` is the newest protocol version that this node speaks. `leader` is whom it follows, itself perhaps, in
+    `epoch`. `split` is `warm` or `cold` while it works without a majority. `hears` are the replicas that answer it.
+    `formerly` is the id that it had before its database was copied or lost; `dissolved` is the genesis of the
+    cluster that it came from, when that became part of this one.
+    """
 
     boot: str
     name: str
@@ -38,6 +51,13 @@ class Hello:
     running: int
     stopping: bool = False
     peers: tuple[PeerHint, ...] = ()
+    version: int = 1
+    leader: str = ""
+    epoch: int = 0
+    split: str = ""
+    hears: tuple[str, ...] = ()
+    formerly: str = ""
+    dissolved: str = ""
 
     @property
     def fresh(self) -> bool:
@@ -126,12 +146,18 @@ class Pull:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
-    """A part of a pull's answer. Only the last one carries the vectors, which count once all parts are applied."""
+    """A part of a pull's answer. Only the last one carries the vectors, which count once all parts are applied.
+
+    `full` marks the parts of a full copy: what the asker holds beyond it is nobody else's. `dropped` is the vector
+    of the newest tombstones that were dropped.
+    """
 
     rows: bytes
     last: bool
     vector: dict[str, int]
     committed: dict[str, int]
+    full: bool = False
+    dropped: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,17 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from typing import Any, Protocol
 
-from meshq.core.requests import (
-    Get,
-    Got,
-    Heartbeat,
-    HeartbeatAnswer,
-    Job,
-    Outcome,
-    ResultsTaken,
-    SubmitResult,
-    TaskInfo,
-)
+from meshq.core.requests import Get, Got, Heartbeat, HeartbeatAnswer, Job, Outcome, ResultsTaken, SubmitResult, TaskInfo
 
 
 class Clock(Protocol):
@@ -42,6 +32,9 @@ class Transport(Protocol):
 
     def connected(self) -> Collection[str]:
         """The nodes to which a link is open now, sorted."""
+
+    def version_of(self, node: str) -> int:
+        """The protocol version agreed with this node, the lowest of its links; `Unreachable` where none is open."""
 
     async def request(self, to: str, message: Any, *, timeout_s: float, bulk: bool = False) -> Any:
         """One message and its one answer; `bulk` takes the link that large copies use."""

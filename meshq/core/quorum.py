@@ -35,3 +35,8 @@ def merge(*vectors: Mapping[str, int]) -> dict[str, int]:
 def covers(vector: Mapping[str, int], other: Mapping[str, int]) -> bool:
     """Whether whoever holds `vector` holds everything that `other` names."""
     return all(vector.get(writer, 0) >= seq for writer, seq in other.items())
+
+
+def is_stale(vector: Mapping[str, int], dropped: Mapping[str, int]) -> bool:
+    """Whether whoever holds `vector` may lack a tombstone that was dropped, so that it has to take a full copy."""
+    return not covers(vector, dropped)

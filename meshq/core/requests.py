@@ -1,4 +1,4 @@
-"""The requests that any node takes from clients and workers, and their answers, on one page.
+"""The requests that any node takes from clients and workers, and what workers are answered, on one page.
 
 Frozen dataclasses, on the wire a map from field to value. Durations are in seconds and never deadlines. `bytes`
 fields hold packed values, which no daemon needs to unpack. A follower forwards a request one hop to the leader.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from meshq.core.messages import Done
+from meshq.core.reports import ClusterStory, Health, Stats, Status, TaskStory, TaskView, TaskViews
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,28 +191,6 @@ class TaskQuery:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TaskView:
-    """One task as people see it. `result` and `error` are packed; `queued` marks one that waits for a leader."""
-
-    id: str
-    name: str
-    state: str
-    attempt: int
-    result: bytes | None = None
-    error: bytes | None = None
-    retry_of: str | None = None
-    priority: int = 0
-    worker: str | None = None
-    failures: int = 0
-    crashes: int = 0
-    losses: int = 0
-    submitted_ms: int = 0
-    started_ms: int | None = None
-    finished_ms: int | None = None
-    queued: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class WaitQuery:
     """Those of these tasks that are finished; wait up to `wait_s` until at least one is. Whole ids only."""
 
@@ -227,14 +206,6 @@ class TasksQuery:
     name: str | None = None
     limit: int = 50
     after: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskViews:
-    """Some tasks; `next` continues the list where there are more."""
-
-    tasks: tuple[TaskView, ...]
-    next: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,46 +228,8 @@ class StatusQuery:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NodeView:
-    """A node in the status. `heard_s` is null for one that never answered; `behind` counts rows, null if unknown."""
-
-    id: str
-    name: str
-    role: str
-    address: str
-    heard_s: float | None
-    slots: int
-    running: int
-    behind: int | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
-    """The cluster. `node` is who answers; `tasks` counts by state; `per_minute` are tasks finished."""
-
-    node: str
-    leader: str | None
-    epoch: int
-    majority: bool
-    nodes: tuple[NodeView, ...]
-    tasks: dict[str, int]
-    per_minute: int = 0
-    queued: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class StatsQuery:
     """This node's own counters."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stats:
-    """Counters by name, since this daemon's start."""
-
-    node: str
-    boot: str
-    uptime_s: float
-    counters: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -305,33 +238,49 @@ class HealthQuery:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Health:
-    """Yes; and whether work can be done now."""
+class Stop:
+    """Stop this daemon in stages; only from this machine. With `leave` it leaves the cluster for good."""
 
-    ok: bool
-    node: str
-    role: str
-    leader: str | None
-    version: str
-    pid: int
+    leave: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stop:
-    """Stop this daemon in stages; only from this machine."""
+class Recover:
+    """Make this node's copy the cluster; only from this machine, and only where no majority can be reached."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forget:
+    """This node never comes back: take it off the roster. `node` is an id, a unique end of one, or a name."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskStoryQuery:
+    """What happened to one task, by its id or a unique beginning or end."""
+
+    id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterStoryQuery:
+    """Who leads, why, and why no other node does; as this node sees it."""
 
 
 Request = (
     Submit | Get | Heartbeat | SubmitResult | TaskQuery | WaitQuery | TasksQuery | Cancel | Retry
-    | StatusQuery | StatsQuery | HealthQuery | Stop
+    | StatusQuery | StatsQuery | HealthQuery | Stop | Recover | Forget | TaskStoryQuery | ClusterStoryQuery
 )  # fmt: skip
 Answer = (
     Submitted | Got | HeartbeatAnswer | ResultsTaken | TaskView | TaskViews | Status | Stats | Health | Done
+    | TaskStory | ClusterStory
 )  # fmt: skip
 
 
 ANSWER_TO: dict[type, type] = {
     Submit: Submitted, Get: Got, Heartbeat: HeartbeatAnswer, SubmitResult: ResultsTaken,
     TaskQuery: TaskView, WaitQuery: TaskViews, TasksQuery: TaskViews, Cancel: TaskView, Retry: Submitted,
-    StatusQuery: Status, StatsQuery: Stats, HealthQuery: Health, Stop: Done,
+    StatusQuery: Status, StatsQuery: Stats, HealthQuery: Health, Stop: Done, Recover: Done, Forget: Done,
+    TaskStoryQuery: TaskStory, ClusterStoryQuery: ClusterStory,
 }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 from meshq.errors import InvariantBroken
@@ -21,8 +22,9 @@ class State(StrEnum):
 
 
 class Move(StrEnum):
-    """What can happen to a task."""
+    """What can happen to a task; the first is how it begins."""
 
+    SUBMIT = "submit"
     CLAIM = "claim"
     ADOPT = "adopt"
     RELEASE = "release"
@@ -68,7 +70,8 @@ class Task:
     """One row of the queue. The fields' order is the order of the columns in the database and on the wire.
 
     `payload` is the packed `[args, kwargs]`; a large one is a value of its own, named by `payload_ref`. The same
-    holds for `result`. Times that end in `_ms` are wall clock milliseconds, for display and schedules only.
+    holds for `result`. `story` holds an entry for each move. Times that end in `_ms` are wall clock milliseconds, for
+    display and schedules only; `finished_ms` of a purged task is when it was purged.
     """
 
     id: str
@@ -101,6 +104,7 @@ class Task:
     submitted_ms: int = 0
     started_ms: int | None = None
     finished_ms: int | None = None
+    story: bytes = b""
 
 
 COLUMNS = tuple(field.name for field in fields(Task))
@@ -111,61 +115,108 @@ def progress_key(task: Task) -> tuple[int, int, int, int, str, int]:
     return (task.rank, task.majority, task.epoch, task.version, task.writer, task.seq)
 
 
-def _moved(task: Task, move: Move, **changes: Any) -> Task:
+# An entry of a story: ENTRY move FIELD at_ms FIELD worker FIELD cause, and once it is written FIELD epoch FIELD node
+# WRITTEN. Entries are only ever added at the end, so that a move need not read those before it.
+ENTRY, FIELD, WRITTEN = "\x1e", "\x1f", "\x1d"
+CAUSE_CHARS_MAX = 160
+STORY_BYTES_MAX = 4096
+
+
+@lru_cache(maxsize=1024)  # the tasks of one batch move at the same time, to the same worker, for the same cause
+def entry(move: Move, at_ms: int, worker: str | None, cause: str) -> bytes:
+    """An entry of a task's story, which lacks the epoch and the node that write it.
+
+    Args:
+        move: What happened.
+        at_ms: The wall clock; 0 if it is not known.
+        worker: The worker that it is about.
+        cause: Why, in a few words; what is longer than CAUSE_CHARS_MAX is cut off.
+    """
+    cause = cause[:CAUSE_CHARS_MAX]
+    if not cause.isprintable():
+        cause = "".join(char if char.isprintable() else " " for char in cause)
+    fields = (move.value, str(at_ms), worker or "", cause)
+    return (ENTRY + FIELD.join(fields)).encode("utf-8", "replace")
+
+
+def _moved(task: Task, move: Move, now_ms: int, who: str | None, cause: str, **changes: Any) -> Task:
     state = TRANSITIONS.get((State(task.state), move))
     if state is None:
         raise InvariantBroken(f"task {task.id} is {task.state}: {move} is no move from there")
+    story = task.story + entry(move, now_ms, who, cause)
+    changes = {"story": story} | changes
     return replace(task, state=state.value, rank=RANK[state], version=task.version + 1, **changes)
 
 
-def claimed(task: Task, worker: str, now_ms: int) -> Task:
+def claimed(task: Task, worker: str, now_ms: int, cause: str = "claimed") -> Task:
     """The task, started by a worker: one attempt more."""
-    return _moved(task, Move.CLAIM, worker=worker, attempt=task.attempt + 1, started_ms=now_ms)
+    return _moved(
+        task, Move.CLAIM, now_ms, worker, cause, worker=worker, attempt=task.attempt + 1, started_ms=now_ms
+    )  # fmt: skip
 
 
-def adopted(task: Task, worker: str, attempt: int, now_ms: int) -> Task:
+def adopted(task: Task, worker: str, attempt: int, now_ms: int, cause: str = "adopted") -> Task:
     """The task as a worker says that it runs it, whose claim this leader did not give."""
     started = task.started_ms if task.state == State.RUNNING and task.started_ms else now_ms
-    return _moved(task, Move.ADOPT, worker=worker, attempt=max(attempt, task.attempt), started_ms=started)
+    return _moved(
+        task, Move.ADOPT, now_ms, worker, cause,
+        worker=worker, attempt=max(attempt, task.attempt), started_ms=started,
+    )  # fmt: skip
 
 
-def released(task: Task) -> Task:
+def released(task: Task, now_ms: int, cause: str = "released") -> Task:
     """The task, waiting again because its run ended without an outcome."""
-    return _moved(task, Move.RELEASE, worker=None, started_ms=None)
+    return _moved(task, Move.RELEASE, now_ms, task.worker, cause, worker=None, started_ms=None)
 
 
-def lost(task: Task) -> Task:
+def lost(task: Task, now_ms: int, cause: str = "its worker was lost") -> Task:
     """The task, with one more node counted that was lost while it ran it."""
-    return _moved(task, Move.LOSE, losses=task.losses + 1)
+    return _moved(task, Move.LOSE, now_ms, task.worker, cause, losses=task.losses + 1)
 
 
-def retried(task: Task, not_before_ms: int, error: bytes, *, crashed: bool = False) -> Task:
+def retried(
+    task: Task, not_before_ms: int, error: bytes, now_ms: int, cause: str = "failed", *, crashed: bool = False
+) -> Task:
     """The task, waiting for its next attempt after a failure, or after the death of the child that ran it."""
     return _moved(
-        task, Move.RETRY, worker=None, started_ms=None, not_before_ms=not_before_ms, error=error,
+        task, Move.RETRY, now_ms, task.worker, cause,
+        worker=None, started_ms=None, not_before_ms=not_before_ms, error=error,
         failures=task.failures + (not crashed), crashes=task.crashes + crashed,
     )  # fmt: skip
 
 
-def succeeded(task: Task, worker: str, result: bytes | None, result_ref: str | None, now_ms: int) -> Task:
+def succeeded(
+    task: Task, worker: str, result: bytes | None, result_ref: str | None, now_ms: int, cause: str = "succeeded"
+) -> Task:
     """The task, done."""
     return _moved(
-        task, Move.SUCCEED, worker=worker, result=result, result_ref=result_ref, error=None,
+        task, Move.SUCCEED, now_ms, worker, cause,
+        worker=worker, result=result, result_ref=result_ref, error=None,
         attempt=max(task.attempt, 1), finished_ms=now_ms,
     )  # fmt: skip
 
 
-def failed(task: Task, error: bytes, now_ms: int, *, crashed: bool = False, raised: bool = False) -> Task:
+def failed(
+    task: Task, error: bytes, now_ms: int, cause: str = "failed", *, crashed: bool = False, raised: bool = False
+) -> Task:
     """The task, failed for good."""
     return _moved(
-        task, Move.FAIL, error=error, finished_ms=now_ms,
+        task, Move.FAIL, now_ms, task.worker, cause, error=error, finished_ms=now_ms,
         failures=task.failures + raised, crashes=task.crashes + crashed,
     )  # fmt: skip
 
 
-def cancelled(task: Task, now_ms: int) -> Task:
+def cancelled(task: Task, now_ms: int, cause: str = "cancelled") -> Task:
     """The task, called off."""
-    return _moved(task, Move.CANCEL, finished_ms=now_ms)
+    return _moved(task, Move.CANCEL, now_ms, task.worker, cause, finished_ms=now_ms)
+
+
+def purged(task: Task, now_ms: int) -> Task:
+    """A tombstone: what is left of a finished task, so that no older version of it comes back."""
+    return _moved(
+        task, Move.PURGE, now_ms, None, "", finished_ms=now_ms, story=b"",
+        payload=None, payload_ref=None, result=None, result_ref=None, error=None,
+    )  # fmt: skip
 
 
 def retry_delay_ms(task: Task) -> int:

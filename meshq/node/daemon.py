@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import signal
 import socket
 import tempfile
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from meshq.config import Config
 from meshq.core.ids import cluster_hash, short, uuid7
+from meshq.core.messages import PROTOCOL_OLDEST, PROTOCOL_VERSION
 from meshq.core.ports import Clock, Pool
 from meshq.core.requests import TaskInfo
 from meshq.discovery import seeds
 from meshq.discovery.finder import Events, Finder
-from meshq.errors import DiskFull, MeshqError, Stopping, StoreError
-from meshq.node import journal, logs
+from meshq.errors import CorruptDatabase, MeshqError, Stopping, StoreError
+from meshq.node import house, journal, logs
 from meshq.node.clock import SystemClock
 from meshq.node.counters import Counters
+from meshq.node.house import House, Trouble
 from meshq.node.node import Node, World
-from meshq.store import identity, lock
-from meshq.store.database import Database
-from meshq.store.outbox import Outbox
-from meshq.store.promise import PromiseStore
+from meshq.store import lock
+from meshq.store.files import disk_error
 from meshq.wire.handshake import Identity
 from meshq.wire.http import build_app
 from meshq.wire.link import Links
@@ -36,25 +35,43 @@ from meshq.worker.pool import ChildPool
 
 STOPPED_AT_ONCE = 130
 ADDRESSES_S = 2.0
+# Lives that end in trouble one after the other: a disk that spoils what is written to it is of no use.
+TROUBLES_MAX = 3
+TROUBLES_S = 600.0
 
 
 class Daemon:
     """One daemon's parts on this machine.
 
+    A daemon outlives its node: one whose database is damaged, or whose id shows to be in use elsewhere, begins another
+    life in the same process.
+
     Args:
         config: Its settings.
         data_dir: Everything that it keeps; made if it is not there.
         alone: True for a node that nobody else can reach: no port, no discovery, no peers.
+        speaks: The oldest and the newest protocol version that it speaks.
     """
 
-    def __init__(self, config: Config, data_dir: Path, *, alone: bool = False) -> None:
+    def __init__(
+        self,
+        config: Config,
+        data_dir: Path,
+        *,
+        alone: bool = False,
+        speaks: tuple[int, int] = (PROTOCOL_OLDEST, PROTOCOL_VERSION),
+    ) -> None:
         self.config = config
         self.data_dir = data_dir
         self.alone = alone
+        self.speaks = speaks
         self.clock: Clock = SystemClock()
         self.stop_asked = asyncio.Event()
         self.ready = asyncio.Event()
-        self.failure: MeshqError | None = None
+        self._leaving = False
+        self._trouble = Trouble()
+        self._troubled = asyncio.Event()
+        self._troubles: list[float] = []
         self._boot = ""
         self._own: tuple[str, ...] = ()
         self._look_at = 0.0
@@ -74,35 +91,65 @@ class Daemon:
             MeshqError: It can't start here, or can't go on; the text says why and what to do.
         """
         _make_dir(self.data_dir)
-        async with AsyncExitStack() as stack:
+        with ExitStack() as stack:
             stack.callback(lock.acquire(self.data_dir).release)
-            me = identity.load_or_create(self.data_dir, self._new_id)
-            boot = self._boot = self._new_id()
-            name = self.config.name or socket.gethostname().split(".")[0]
-            database = await Database.open(self.data_dir / "queue.db")
-            stack.push_async_callback(database.close)
-            promises = await PromiseStore.open(self.data_dir / "promise.db")
-            stack.push_async_callback(promises.close)
-            outbox, damaged = await Outbox.open(self.data_dir / "outbox.db", self.clock.wall_ms)
-            stack.push_async_callback(outbox.close)
-            if damaged is not None:
-                journal.warn("outbox_damaged", f"the outbox was damaged; it is kept as {damaged}", path=str(damaged))
-            pool = ChildPool(
-                self.config.slots_used, self.config.tasks, result_bytes_max=self.config.result_bytes_max,
-                primes_max_limit=self.config.primes_max_limit, on_event=self._counters.add,
-            )  # fmt: skip
-            try:
-                async with asyncio.TaskGroup() as tasks:
-                    running = tasks.create_task(pool.run())
-                    if self.config.tasks:
-                        journal.tell("loading", f"loading tasks from {', '.join(self.config.tasks)}")
-                    infos = await pool.start()
-                    await self._live(me, boot, name, database, promises, outbox, pool, infos)
-                    running.cancel()
-            except BaseExceptionGroup as group:
+            waiting = await self._life(Trouble())
+            while self._trouble and not self.stop_asked.is_set():
+                self._count_trouble()
+                waiting = await self._life(self._trouble)
+            if self._leaving:
+                self._move_out(waiting)
+
+    async def _life(self, before: Trouble) -> int:
+        """One life of a node; `_trouble` tells how it ended. Returns how many entries its outbox is left with."""
+        self._trouble, self._troubled = Trouble(), asyncio.Event()
+        self._announced, self._finder, self._look_at = asyncio.Event(), None, 0.0
+        waiting = 0
+        try:
+            async with house.move_in(self.data_dir, before, self.clock, self._new_id, self._on_corrupt) as here:
+                await self._work(here)
+                if self._leaving:
+                    waiting = await here.outbox.count()
+        except CorruptDatabase:
+            if not self._trouble:
+                raise
+        except BaseExceptionGroup as group:
+            # Whatever else failed at the same time would have failed without the damage, too.
+            _, others = group.split(CorruptDatabase)
+            if not self._trouble or others is not None:
                 raise _cause(group) from None
-        if self.failure is not None:
-            raise self.failure
+        return waiting
+
+    def _count_trouble(self) -> None:
+        now = self.clock.boot_s()
+        self._troubles = [*(at for at in self._troubles if at > now - TROUBLES_S), now]
+        if len(self._troubles) > TROUBLES_MAX:
+            raise StoreError(
+                f"{self.data_dir}: what was written there was spoilt {len(self._troubles)} times in a few minutes; "
+                "replace the disk, or choose another with --data-dir"
+            )
+
+    def _move_out(self, waiting: int) -> None:
+        folder = house.move_out(self.data_dir, self.clock, waiting=waiting)
+        text = f"left for good: what this node was is kept in {folder}, and meshq up begins as a new node"
+        if waiting:
+            text += f"; {waiting} entries wait in the outbox, and the next node here delivers them"
+        journal.tell("moved_out", text, kept=str(folder), waiting=waiting)
+
+    async def _work(self, here: House) -> None:
+        self._boot = here.boot
+        name = self.config.name or socket.gethostname().split(".")[0]
+        pool = ChildPool(
+            self.config.slots_used, self.config.tasks, result_bytes_max=self.config.result_bytes_max,
+            primes_max_limit=self.config.primes_max_limit, on_event=self._counters.add,
+        )  # fmt: skip
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(pool.run())
+            if self.config.tasks:
+                journal.tell("loading", f"loading tasks from {', '.join(self.config.tasks)}")
+            infos = await pool.start()
+            await self._live(here, name, pool, infos)
+            running.cancel()
 
     async def wait_for_leader(self, wait_s: float) -> None:
         """Returns when the node knows a leader, or after `wait_s`; to be asked once it is `ready`."""
@@ -111,28 +158,22 @@ class Daemon:
             while elector.leader() is None and (left_s := deadline - self.clock.boot_s()) > 0:
                 await elector.changed.after(elector.changed.count, left_s)
 
-    async def _live(
-        self,
-        me: str,
-        boot: str,
-        name: str,
-        database: Database,
-        promises: PromiseStore,
-        outbox: Outbox,
-        pool: Pool,
-        infos: tuple[TaskInfo, ...],
-    ) -> None:
-        config = self.config
+    async def _live(self, here: House, name: str, pool: Pool, infos: tuple[TaskInfo, ...]) -> None:
+        config, me, boot = self.config, here.node, here.boot
         handler = _Handler()
-        who = Identity(node=me, boot=boot, cluster_hash=cluster_hash(config.cluster), port=config.port)
+        oldest, newest = self.speaks
+        who = Identity(
+            node=me, boot=boot, cluster_hash=cluster_hash(config.cluster), port=config.port,
+            version=newest, oldest=oldest,
+        )  # fmt: skip
         links = self._links = Links(who, handler, self._on_link, self.clock, self._on_clone)
         world = World(
-            clock=self.clock, transport=links, database=database, promises=promises, outbox=outbox, pool=pool,
-            tasks=infos, announced=self._announced, told=self._told, addresses=self._addresses,
+            clock=self.clock, transport=links, database=here.database, promises=here.promises, outbox=here.outbox,
+            pool=pool, tasks=infos, announced=self._announced, told=self._told, addresses=self._addresses,
             address_of=links.address_of, pid=os.getpid(),
             counters=self._counters,
         )  # fmt: skip
-        node = self._node = handler.node = Node(me, boot, name, config, world, self.stop_asked.set)
+        node = self._node = handler.node = Node(me, boot, name, config, world, self._on_stop)
         await node.load()
         app = build_app(
             node.gateway, links, new_id=self._new_id, wall_ms=self.clock.wall_ms, body_bytes_max=config.body_bytes_max
@@ -150,15 +191,30 @@ class Daemon:
                     links.listens_at(server.port)
                     background += [tasks.create_task(self._find(me, boot, server.port, node))]
                 self.ready.set()
-                await self.stop_asked.wait()
-                if self.failure is None:
-                    server.refuse()
+                ends = [tasks.create_task(event.wait()) for event in (self.stop_asked, self._troubled)]
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+                server.refuse()
+                # In trouble there is nothing to hand over: this id is not to be used for one more word.
+                if not self._trouble:
                     await node.stop()
-                for task in background:
+                for task in [*background, *ends]:
                     task.cancel()
         finally:
             await server.close()
-        journal.tell("stopped", "stopped")
+        if not self._trouble:
+            journal.tell("stopped", "stopped")
+
+    def _on_stop(self, leave: bool = False) -> None:
+        self._leaving |= leave
+        self.stop_asked.set()
+
+    def _on_copied(self, reason: str) -> None:
+        self._trouble = Trouble(copied=reason, damaged=self._trouble.damaged)
+        self._troubled.set()
+
+    def _on_corrupt(self, name: str) -> None:
+        self._trouble = Trouble(copied=self._trouble.copied, damaged=self._trouble.damaged | {name})
+        self._troubled.set()
 
     def _greet(self, me: str, name: str, port: int) -> None:
         if self.alone:
@@ -215,14 +271,11 @@ class Daemon:
 
     def _on_clone(self, boot: str, address: str) -> None:
         # Of two boots the greater is the younger: that one gives way.
+        text = f"{address} runs a copy of this data directory, with the same node id"
         if boot > self._boot:
-            journal.warn("cloned", f"{address} runs a copy of this data directory; it has to stop", address=address)
-            return
-        self.failure = StoreError(
-            f"{address} runs a copy of this data directory, with the same node id: start the copy with an empty "
-            f"directory, so that it joins as a new node (here: {self.data_dir})"
-        )
-        self.stop_asked.set()
+            journal.warn("cloned", f"{text}; it has to take a new one", address=address)
+        else:
+            self._on_copied(text)
 
     def _on_foreign(self, found: str, address: str) -> None:
         text = f"another cluster is at {address}; this one is {self.config.cluster!r}"
@@ -261,8 +314,9 @@ def _make_dir(data_dir: Path) -> None:
         with tempfile.TemporaryFile(dir=data_dir):
             pass
     except OSError as error:
-        text = f"{data_dir}: can't be written: {error.strerror}; choose another with --data-dir"
-        raise (DiskFull if error.errno == errno.ENOSPC else StoreError)(text) from error
+        failed = disk_error(data_dir, error)
+        failed.append("; choose another with --data-dir")
+        raise failed from error
 
 
 async def serve(daemon: Daemon) -> None:

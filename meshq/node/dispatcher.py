@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from meshq.config import Config
 from meshq.core.claims import Claim, Claims, Spoken
 from meshq.core.limits import JOBS_PER_GET_MAX, WAIT_S_MAX
 from meshq.core.ports import Clock
-from meshq.core.requests import (
-    ClaimRef,
-    Get,
-    Got,
-    Heartbeat,
-    HeartbeatAnswer,
-    Job,
-    Outcome,
-    ResultsTaken,
-    SubmitResult,
-)
+from meshq.core.requests import ClaimRef, Get, Got, Heartbeat, HeartbeatAnswer, Job, Outcome, ResultsTaken, SubmitResult
+from meshq.core.split import Kind, Term
 from meshq.core.task import Task
 from meshq.errors import NoLeader
 from meshq.node.counters import Counters
@@ -56,43 +47,49 @@ class Dispatcher:
     """Claims and outcomes under one leadership.
 
     Args:
-        epoch: The leadership; nothing of this outlives it.
+        term: The leadership; nothing of this outlives it.
         replicator: Writes and commits.
         clock: Lease clock and wall clock.
         config: Durations and limits.
         counters: Where refusals are counted.
         waiters: Who waits for tasks to finish.
-        expected: Workers that may run something and have to speak before older tasks are handed out.
+        expected: Workers that may run something and have to speak before older tasks are handed out, each with the
+            instant at which it is waited for no longer.
+        after: What this node wrote after this seq may be handed out in any case.
     """
 
     def __init__(
         self,
-        epoch: int,
+        term: Term,
         replicator: Replicator,
         clock: Clock,
         config: Config,
         counters: Counters,
         waiters: Waiters,
-        expected: Iterable[str],
+        expected: Mapping[str, float],
+        after: int,
     ) -> None:
-        self.epoch = epoch
+        self.term = term
+        self.epoch = term.epoch
         self.claims = Claims(config.claim_s, config.dead_after_s)
         self._replicator = replicator
         self._clock = clock
         self._config = config
         self._counters = counters
         self._waiters = waiters
-        self._expected = dict.fromkeys(expected)
-        self._census_until = clock.boot_s() + config.dead_after_s
+        self._expected = dict(expected)
+        # Only what is written from now on is handed out at first; a cold split hands out nothing else at all.
+        self._after = after
+        self._only_new = term.kind is Kind.COLD
         self.census_over = False
         self.census = Signal()
         self._strays: dict[str, None] = {}
-        self._strays_at = self._census_until
+        self._strays_at = clock.boot_s() + config.dead_after_s
         self._asking: dict[str, Asking] = {}
         self._ended = False
         # Held from a claim's write until the table knows it: in between, a row that runs looks like an orphan.
         self._claiming = asyncio.Lock()
-        self._work = replicator.commits  # a task can be handed out once it is committed
+        self._work = replicator.commits.signal  # a task can be handed out once it is committed
         self._run_s: dict[str, float] = {}
         self._finished: deque[tuple[float, int]] = deque()
 
@@ -123,6 +120,22 @@ class Dispatcher:
             self._finished.popleft()
         return sum(count for _, count in self._finished)
 
+    def why_waiting(self, task: Task) -> str:
+        """Why nobody runs a task that could be handed out."""
+        workers = [worker for worker in self.claims.alive(self._clock.boot_s()) if not worker.draining]
+        able = [worker for worker in workers if task.name in (worker.tasks or {})]
+        if self._only_new and not (task.writer == self._replicator.me and task.seq > self._after):
+            return (
+                "it is from before this split, and may have run elsewhere: it waits for the others, or `meshq recover`"
+            )
+        if not self.census_over:
+            return "after a takeover, all workers that may still run it have to speak first"
+        if not able:
+            return f"no live worker knows {task.name}"
+        if all(worker.running >= worker.slots for worker in able):
+            return f"all {sum(worker.slots for worker in able)} slots of the workers that know {task.name} are busy"
+        return "it is next in line"
+
     # -- the workers' three ------------------------------------------------------------------------------
 
     async def get(self, request: Get) -> Got:
@@ -136,7 +149,7 @@ class Dispatcher:
         if worker.boot != request.boot or request.number <= worker.number:
             self._counters.add("get_late", request.node)
             return Got(epoch=self.epoch)
-        self._replicator.pen_of(self.epoch)
+        self._replicator.pen_of(self.term)
         worker.number, worker.slots, worker.running = request.number, request.slots, request.slots - request.free
         asking = Asking(request, asyncio.get_running_loop().create_future())
         earlier = self._asking.pop(request.node, None)
@@ -155,7 +168,7 @@ class Dispatcher:
             asking.over = True
             if self._asking.get(request.node) is asking:
                 del self._asking[request.node]
-        self._replicator.pen_of(self.epoch)
+        self._replicator.pen_of(self.term)
         return Got(epoch=self.epoch, jobs=jobs)
 
     async def heartbeat(self, request: Heartbeat) -> HeartbeatAnswer:
@@ -169,7 +182,7 @@ class Dispatcher:
         if request.tasks is not None:
             worker.tasks = {info.name: info for info in request.tasks}
             self.census.notify()
-        self._replicator.pen_of(self.epoch)
+        self._replicator.pen_of(self.term)
         return HeartbeatAnswer(epoch=self.epoch, invalid=invalid, tell=worker.tasks is None)
 
     async def submit_result(self, request: SubmitResult) -> ResultsTaken:
@@ -186,7 +199,7 @@ class Dispatcher:
                 now_ms=now_ms, inline_bytes_max=self._config.inline_bytes_max,
             )  # fmt: skip
 
-        done, seq = await self._replicator.write(self.epoch, work)
+        done, seq = await self._replicator.write(self.term, work)
         taken = [outcome for outcome in request.outcomes if outcome.task not in done.dropped]
         for outcome in taken:
             claim = claims[outcome.task]
@@ -195,7 +208,7 @@ class Dispatcher:
         self.claims.end((outcome.claim for outcome in taken), self._clock.boot_s())
         for reason in done.dropped.values():
             self._counters.add("outcome_dropped_" + reason.replace(" ", "_"), request.node)
-        await self._replicator.commit(seq)
+        await self._replicator.commit(seq, self.term)
         if done.finished:
             self._finished.append((self._clock.boot_s(), len(done.finished)))
             self.per_minute()  # forgets what is older
@@ -205,6 +218,12 @@ class Dispatcher:
     def _learn(self, name: str, run_s: float) -> None:
         known, run_s = self._run_s.get(name), max(run_s, RUN_S_MIN)
         self._run_s[name] = run_s if known is None else known + RUN_S_WEIGHT * (run_s - known)
+
+    def merged(self, tasks: Collection[str]) -> None:
+        """Rows of these came home: who runs one says so again, and whoever waits for one looks again."""
+        self.claims.drop(tasks)
+        self._waiters.wake(tasks)
+        self._work.notify()
 
     # -- who runs what -----------------------------------------------------------------------------------
 
@@ -230,7 +249,7 @@ class Dispatcher:
             return failed, *queue.adopt(conn, pen, spoken.unknown, node, now_ms)
 
         async with self._claiming:
-            (failed, adopted, refused), _ = await self._replicator.write(self.epoch, work)
+            (failed, adopted, refused), _ = await self._replicator.write(self.term, work)
             self.claims.drop(failed)
             refs = {ref.task: ref for ref in spoken.unknown}
             for task in adopted:
@@ -242,11 +261,12 @@ class Dispatcher:
 
     async def _release(self, tasks: Collection[str]) -> None:
         if tasks:
-            await self._replicator.write(self.epoch, lambda conn, pen: queue.release(conn, pen, tasks))
+            await self._replicator.write(self.term, lambda conn, pen: queue.release(conn, pen, tasks))
 
     async def _look_at_census(self) -> None:
         """When every known worker has spoken, or had its time, what nobody runs waits again."""
-        if self.census_over or (self._expected and self._clock.boot_s() < self._census_until):
+        now = self._clock.boot_s()
+        if self.census_over or any(now < until for until in self._expected.values()):
             return
         self.census_over = True
         self.census.notify()
@@ -262,6 +282,8 @@ class Dispatcher:
 
     async def _free_orphans(self, *, at_once: bool) -> None:
         """Frees the runs that nobody holds: all, or those that nobody held at the last look either."""
+        if self._only_new:
+            return
         async with self._claiming:
             running = await self._replicator.database.read(queue.running_ids)
             unclaimed = dict.fromkeys(task for task in running if self.claims.of(task) is None)
@@ -317,22 +339,22 @@ class Dispatcher:
             if self.claims.workers[entry.request.node].boot != entry.request.boot:
                 entry.resolve(())
         asking = [entry for entry in asking if not entry.answer.done()]
-        committed = dict(self._replicator.committed)
+        shown = self._replicator.shown()
         now_ms = self._clock.wall_ms()
         budgets = [self._budget(entry.request) for entry in asking]
-        only_epoch = None if self.census_over else self.epoch
+        only_after = None if self.census_over and not self._only_new else self._after
 
         def work(conn: Connection, pen: Pen) -> tuple[list[list[tuple[Task, bytes]]], int | None]:
             given = [
                 queue.claim(
                     conn, pen, node=entry.request.node, names=entry.request.names, budget=budget,
-                    committed=committed, now_ms=now_ms, limit=JOBS_PER_GET_MAX, only_epoch=only_epoch,
+                    shown=shown, now_ms=now_ms, limit=JOBS_PER_GET_MAX, only_after=only_after,
                 )
                 for entry, budget in zip(asking, budgets, strict=True)
             ]  # fmt: skip
             return given, queue.next_due_ms(conn, now_ms)
 
-        (given, due_ms), _ = await self._replicator.write(self.epoch, work)
+        (given, due_ms), _ = await self._replicator.write(self.term, work)
         now = self._clock.boot_s()
         for entry, rows in zip(asking, given, strict=True):
             if not rows:

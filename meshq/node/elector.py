@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from meshq.core.events import (
@@ -31,6 +32,7 @@ from meshq.core.lease import Lease
 from meshq.core.membership import Roster
 from meshq.core.messages import Handover, Renew, RenewAnswer, Vote, VoteAnswer
 from meshq.core.ports import Clock, Transport
+from meshq.core.split import Kind, Peer, Split, Term
 from meshq.errors import MeshqError, StoreError, Unreachable
 from meshq.node.counters import Counters
 from meshq.node.signal import Signal
@@ -57,6 +59,24 @@ class Leadership(Protocol):
     def on_handover_ready(self, target: str) -> None:
         """Stop writing, and let go once the target has everything."""
 
+    def on_split(self, term: Term | None) -> None:
+        """This node leads its part without a majority, or does so no longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Around:
+    """What the elector needs to know of the rest of the node, when no majority's leader is there.
+
+    Args:
+        peers: The other nodes, every replica among them.
+        in_sync: Whether this copy lately held all that its leader's did.
+        epoch: The highest epoch of a row here, as far as known.
+    """
+
+    peers: Mapping[str, Peer]
+    in_sync: bool
+    epoch: int
+
 
 class PromiseStore(Protocol):
     """Where a promise is kept."""
@@ -75,6 +95,8 @@ class Elector:
         clock: The lease clock.
         holdings: What this node holds: its vector and roster.
         counters: Where refusals are counted.
+        split: What becomes of this node without a majority; None if it waits for one.
+        around: What the rest of the node knows.
     """
 
     def __init__(
@@ -85,9 +107,15 @@ class Elector:
         clock: Clock,
         holdings: Callable[[], tuple[dict[str, int], Roster]],
         counters: Counters,
+        split: Split | None,
+        around: Callable[[], Around],
     ) -> None:
         self.lease = lease
+        self.split = split
+        self._around = around
         self.changed = Signal()
+        self.led_until = float("-inf")  # when a majority's leader was last known here
+        self.since_ms: int | None = None  # since when the present leader is followed here
         self.leadership: Leadership | None = None
         self._promises = promises
         self._transport = transport
@@ -95,6 +123,7 @@ class Elector:
         self._holdings = holdings
         self._counters = counters
         self._saved_epoch = lease.voter.promise.epoch
+        self._followed: str | None = None
         self._events: deque[tuple[Event, asyncio.Future[object] | None]] = deque()
         self._arrived = asyncio.Event()
         self._tasks: asyncio.TaskGroup | None = None
@@ -102,12 +131,35 @@ class Elector:
     # -- what the rest of the node asks ------------------------------------------------------------------
 
     def leads(self) -> bool:
-        """Whether this node leads now."""
+        """Whether this node leads a majority now."""
         return self.lease.leads(self._clock.boot_s())
 
-    def leader(self) -> str | None:
-        """Who leads now, as far as this node knows."""
+    def majority_leader(self) -> str | None:
+        """Who leads a majority now, as far as this node knows."""
         return self.lease.known_leader(self._clock.boot_s())
+
+    def leader(self) -> str | None:
+        """Whom this node follows now, itself perhaps: a majority's leader, or else that of its split."""
+        return self.majority_leader() or self.split_leader()
+
+    def split_leader(self) -> str | None:
+        """Whom this node follows without a majority, itself perhaps; None where there is no split."""
+        now = self._clock.boot_s()
+        if self.split is None or self.lease.known_leader(now) is not None or self.lease.bound(now):
+            return None
+        return self.split.leader
+
+    def term(self) -> Term | None:
+        """The leadership that this node has at this instant, with a majority or without; None if it leads nothing."""
+        if self.leads():
+            return Term(epoch=self.lease.epoch)
+        if self.split is None or self.split_leader() is None:
+            return None
+        return self.split.term
+
+    def kind(self) -> Kind:
+        """How this node stands to a majority."""
+        return self.split.kind if self.split is not None and self.majority_leader() is None else Kind.NONE
 
     def alive(self, node: str) -> bool:
         """Whether this node answered lately."""
@@ -177,11 +229,37 @@ class Elector:
                     self._tell_leadership(effect)
         if reply is not None and not reply.done():
             reply.set_exception(Unreachable("the request led to no answer"))
+        self._look_apart()
         if self._stand() != before:
             self.changed.notify()
+        leader = self.leader()
+        if leader != self._followed:
+            self._followed, self.since_ms = leader, self._clock.wall_ms() if leader is not None else None
 
-    def _stand(self) -> tuple[str, str | None, int]:
-        return self.lease.role, self.lease.leader, self.lease.voter.promise.epoch
+    def _look_apart(self) -> None:
+        """Where no majority's leader is known: whether this node goes on without one, and behind whom."""
+        split, now = self.split, self._clock.boot_s()
+        leader = self.lease.known_leader(now)
+        if leader is not None:
+            self.led_until = now
+        if split is None:
+            return
+        before = split.term
+        if leader is not None:
+            split.touch(now, in_sync=self.leads() or self._around().in_sync)
+        elif self.lease.bound(now):
+            split.step_back()
+        else:
+            around = self._around()
+            epoch = max(self._saved_epoch, around.epoch)
+            split.look(self.lease.roster.members, around.peers, epoch=epoch, in_sync=around.in_sync, now=now)
+        if split.term != before and self.leadership is not None:
+            self.leadership.on_split(split.term)
+
+    def _stand(self) -> tuple[object, ...]:
+        split = self.split
+        apart = (split.kind, split.leader, split.term) if split is not None else ()
+        return self.lease.role, self.lease.leader, self.lease.voter.promise.epoch, apart
 
     async def _carry_out(self, effect: Effect, reply: asyncio.Future[object] | None, sent_s: float) -> None:
         match effect:

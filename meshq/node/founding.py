@@ -81,5 +81,5 @@ class Founding:
             return True
 
         if await self._replicator.database.write(work):
-            await self._replicator.founded()
+            await self._replicator.reload()
             journal.tell("founded", f"founded cluster {self._config.cluster} ({short(genesis)})", genesis=genesis)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from meshq.core import reports
 from meshq.core import requests as ask
 from meshq.core.messages import Call, CallAnswer, Done
 from meshq.core.ports import Clock, Transport
@@ -12,7 +13,9 @@ from meshq.core.task import FINISHED
 from meshq.errors import InvariantBroken, MeshqError, NoLeader, NotFound, Stopping
 from meshq.node.counters import Counters
 from meshq.node.elector import Elector
+from meshq.node.explain import Explain
 from meshq.node.leadership import Leadership, Reign
+from meshq.node.recovery import Recovery
 from meshq.node.views import Views
 from meshq.store.outbox import Outbox
 from meshq.wire import codec
@@ -20,9 +23,8 @@ from meshq.wire import codec
 FORWARD_S = 5.0
 STATUS_S = 0.8
 LOOK_AGAIN_S = 0.5
-FORWARDED = {
-    name: kind for name, kind in codec.REQUESTS.items() if kind not in (ask.Stop, ask.StatsQuery, ask.HealthQuery)
-}
+LOCAL = (ask.Stop, ask.Recover, ask.StatsQuery, ask.HealthQuery, ask.ClusterStoryQuery)
+FORWARDED = {name: kind for name, kind in codec.REQUESTS.items() if kind not in LOCAL}
 
 
 class Gateway:
@@ -34,12 +36,14 @@ class Gateway:
         leadership: The work, where this node leads.
         elector: Knows who leads.
         views: Answers out of this node's own copy.
+        explain: Tells the story of a task, and of the cluster.
+        recovery: What a person does when machines are gone for good.
         outbox: Keeps what has no leader.
         transport: To the leader.
         clock: The lease clock.
         counters: Where failed hops are counted.
         health: How this daemon is.
-        stop: Begins the daemon's stop.
+        stop: Begins the daemon's stop; for good where it is told True.
     """
 
     def __init__(
@@ -49,12 +53,14 @@ class Gateway:
         leadership: Leadership,
         elector: Elector,
         views: Views,
+        explain: Explain,
+        recovery: Recovery,
         outbox: Outbox,
         transport: Transport,
         clock: Clock,
         counters: Counters,
-        health: Callable[[], ask.Health],
-        stop: Callable[[], None],
+        health: Callable[[], reports.Health],
+        stop: Callable[[bool], None],
     ) -> None:
         self.stopping = False
         self._me = me
@@ -62,6 +68,8 @@ class Gateway:
         self._leadership = leadership
         self._elector = elector
         self._views = views
+        self._explain = explain
+        self._recovery = recovery
         self._outbox = outbox
         self._transport = transport
         self._clock = clock
@@ -76,15 +84,9 @@ class Gateway:
         Raises:
             MeshqError: With the code, status and text that the asker gets.
         """
+        if isinstance(request, LOCAL):
+            return await self._here(request)
         match request:
-            case ask.HealthQuery():
-                return self._health()
-            case ask.StatsQuery():
-                uptime_s = self._clock.boot_s() - self._started_at
-                return ask.Stats(node=self._me, boot=self._boot, uptime_s=uptime_s, counters=self._counters.all())
-            case ask.Stop():
-                self._stop()
-                return Done()
             case ask.StatusQuery():
                 return await self._status()
             case ask.Submit():
@@ -93,9 +95,29 @@ class Gateway:
                 return await self._submit_result(request)
             case ask.TaskQuery():
                 return await self._task(request)
+            case ask.TaskStoryQuery():
+                return await self._task_story(request)
             case ask.WaitQuery() | ask.TasksQuery():
                 return await self._read(request)
         return await self.lead(request)
+
+    async def _here(self, request: ask.Request) -> ask.Answer:
+        """What is asked of this very node, whoever leads."""
+        match request:
+            case ask.HealthQuery():
+                return self._health()
+            case ask.StatsQuery():
+                uptime_s = self._clock.boot_s() - self._started_at
+                return reports.Stats(node=self._me, boot=self._boot, uptime_s=uptime_s, counters=self._counters.all())
+            case ask.ClusterStoryQuery():
+                return await self._explain.cluster()
+            case ask.Recover():
+                await self._recovery.recover()
+            case ask.Stop():
+                if request.leave:
+                    self._recovery.check_leave()
+                self._stop(request.leave)
+        return Done()
 
     async def lead(self, request: ask.Request) -> ask.Answer:
         """What the leader answers, here or one hop away.
@@ -134,7 +156,7 @@ class Gateway:
         reign = await self._leadership.leading()
         answer = await self._dispatch(reign, request)
         # Asked again after the work and before the answer leaves.
-        if self._leadership.reign is not reign or not self._elector.leads():
+        if self._leadership.reign is not reign or self._elector.term() != reign.term:
             raise NoLeader("the leadership changed while the request was handled")
         return answer
 
@@ -152,15 +174,24 @@ class Gateway:
                 return await reign.dispatcher.heartbeat(request)
             case ask.SubmitResult():
                 return await reign.dispatcher.submit_result(request)
+            case ask.Forget():
+                await self._recovery.forget(request.node)
+                return Done()
+        return await self._look(reign, request)
+
+    async def _look(self, reign: Reign, request: ask.Request) -> ask.Answer:
+        match request:
             case ask.TaskQuery():
                 return await self._views.task(request)
+            case ask.TaskStoryQuery():
+                return await self._explain.task(request)
             case ask.WaitQuery():
                 return await self._views.wait(request)
             case ask.TasksQuery():
                 return await self._views.page(request)
             case ask.StatusQuery():
                 return await self._views.status()
-        raise InvariantBroken(f"epoch {reign.epoch}: a leader has no answer to a {type(request).__name__}")
+        raise InvariantBroken(f"epoch {reign.term.epoch}: a leader has no answer to a {type(request).__name__}")
 
     # -- with a leader or without ------------------------------------------------------------------------
 
@@ -183,6 +214,13 @@ class Gateway:
         await self._outbox.put_results(request.outcomes, request.boot)
         return ask.ResultsTaken(epoch=self._elector.promised_epoch, dropped={}, queued=True)
 
+    async def _task_story(self, query: ask.TaskStoryQuery) -> ask.Answer:
+        try:
+            return await self.lead(query)
+        except NoLeader as error:
+            self._counters.add("read_without_leader", str(error))
+            return await self._explain.task(query)
+
     async def _task(self, query: ask.TaskQuery) -> ask.Answer:
         try:
             return await self._read(query)
@@ -191,10 +229,11 @@ class Gateway:
 
     async def _read(self, query: ask.TaskQuery | ask.WaitQuery | ask.TasksQuery) -> ask.Answer:
         """The leader's answer; without one, what is committed here, and the leader again when there is one."""
-        deadline = self._clock.boot_s() + getattr(query, "wait_s", 0.0)
+        wait_s = getattr(query, "wait_s", 0.0)
+        deadline = self._clock.boot_s() + wait_s
         while True:
             count = self._elector.changed.count
-            left_s = max(0.0, deadline - self._clock.boot_s())
+            left_s = min(wait_s, max(0.0, deadline - self._clock.boot_s()))
             try:
                 now = query if isinstance(query, ask.TasksQuery) else replace(query, wait_s=left_s)
                 return await self.lead(now)
@@ -206,7 +245,9 @@ class Gateway:
                 return answer
             await self._elector.changed.after(count, min(left_s, LOOK_AGAIN_S))
 
-    async def _read_here(self, query: ask.TaskQuery | ask.WaitQuery | ask.TasksQuery) -> ask.TaskView | ask.TaskViews:
+    async def _read_here(
+        self, query: ask.TaskQuery | ask.WaitQuery | ask.TasksQuery
+    ) -> reports.TaskView | reports.TaskViews:
         match query:
             case ask.TaskQuery():
                 return await self._views.task(replace(query, wait_s=0.0))
@@ -221,10 +262,10 @@ class Gateway:
         except MeshqError as error:
             self._counters.add("status_without_leader", str(error))
             return await self._views.status()
-        if isinstance(answer, ask.Status):
+        if isinstance(answer, reports.Status):
             return replace(answer, node=self._me, queued=await self._outbox.count_submits())
         return answer
 
 
-def _is_full(answer: ask.TaskView | ask.TaskViews) -> bool:
-    return bool(answer.tasks) if isinstance(answer, ask.TaskViews) else answer.state in FINISHED
+def _is_full(answer: reports.TaskView | reports.TaskViews) -> bool:
+    return bool(answer.tasks) if isinstance(answer, reports.TaskViews) else answer.state in FINISHED

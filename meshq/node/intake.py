@@ -9,7 +9,8 @@ from meshq.core import signature, task
 from meshq.core.ids import uuid7
 from meshq.core.ports import Clock
 from meshq.core.quorum import majority
-from meshq.core.requests import Cancel, Retry, Submit, Submitted, TaskInfo, TaskSpec, TaskView
+from meshq.core.reports import TaskView
+from meshq.core.requests import Cancel, Retry, Submit, Submitted, TaskInfo, TaskSpec
 from meshq.errors import MeshqError, QueueFull, Undecided, UnknownTask
 from meshq.node.dispatcher import Dispatcher
 from meshq.node.replicator import Replicator
@@ -64,11 +65,11 @@ class Intake:
             self._fail(conn, pen, problems, now_ms)
             return ids
 
-        ids, seq = await self._replicator.write(self._dispatcher.epoch, work)
-        copies = await self._replicator.commit(seq)
+        ids, seq = await self._replicator.write(self._dispatcher.term, work)
+        copies = await self._replicator.commit(seq, self._dispatcher.term)
         self._waiters.wake(problems)
-        needed = majority(len(self._replicator.roster.members))
-        return Submitted(ids=ids, copies=copies, majority=copies >= needed, queued=False)
+        enough = copies >= majority(len(self._replicator.roster.members))
+        return Submitted(ids=ids, copies=copies, majority=enough and not self._dispatcher.term.split, queued=False)
 
     async def cancel(self, request: Cancel) -> TaskView:
         """Calls a task off; answers once that is committed. One that is finished stays as it is.
@@ -81,12 +82,12 @@ class Intake:
         def work(conn: Connection, pen: Pen) -> str:
             return queue.cancel(conn, pen, queue.find(conn, request.id), now_ms).id
 
-        found, seq = await self._replicator.write(self._dispatcher.epoch, work)
+        found, seq = await self._replicator.write(self._dispatcher.term, work)
         self._dispatcher.claims.drop([found])
-        await self._replicator.commit(seq)
+        await self._replicator.commit(seq, self._dispatcher.term)
         self._waiters.wake([found])
-        committed = dict(self._replicator.committed)
-        return (await self._replicator.database.read(lambda conn: queue.views(conn, [found], committed)))[0]
+        shown, committed = self._replicator.shown(), dict(self._replicator.committed)
+        return (await self._replicator.database.read(lambda conn: queue.views(conn, [found], shown, committed)))[0]
 
     async def retry(self, request: Retry) -> Submitted:
         """A new task like a finished one, whose id it names.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from meshq.config import Config
 from meshq.core import quorum
@@ -12,20 +12,27 @@ from meshq.core.ids import short
 from meshq.core.membership import handover_target
 from meshq.core.messages import VoteAnswer
 from meshq.core.ports import Clock
-from meshq.errors import MeshqError, NoLeader, NotLeader
+from meshq.core.split import Kind, Term
+from meshq.core.succession import Succession
+from meshq.errors import MeshqError, NoLeader, NotLeader, StoreError
 from meshq.node import journal
 from meshq.node.counters import Counters
 from meshq.node.dispatcher import Dispatcher
 from meshq.node.elector import Elector
+from meshq.node.homecoming import Homecoming
 from meshq.node.intake import Intake
+from meshq.node.janitor import Janitor
 from meshq.node.peers import Peers
-from meshq.node.replicator import Replicator
+from meshq.node.replicator import Replicator, Tally
 from meshq.node.signal import Signal
 from meshq.node.steward import Steward
 from meshq.node.waiters import Waiters
-from meshq.store import queue
+from meshq.store import meta, queue
+from meshq.store.database import Connection
 
 HANDOVER_WAIT_S = 2.0
+GIVE_BACK_S = 5.0
+COLD_SINCE = "cold_since"
 RETRY_S = 0.2
 FIRST_WRITE_S = 1.0
 
@@ -35,7 +42,7 @@ class Reign:
 
     def __init__(
         self,
-        epoch: int,
+        term: Term,
         replicator: Replicator,
         elector: Elector,
         peers: Peers,
@@ -43,12 +50,15 @@ class Reign:
         config: Config,
         counters: Counters,
         waiters: Waiters,
-        expected: Iterable[str],
+        expected: Mapping[str, float],
+        after: int,
     ) -> None:
-        self.epoch = epoch
-        self.dispatcher = Dispatcher(epoch, replicator, clock, config, counters, waiters, expected)
+        self.term = term
+        self.dispatcher = Dispatcher(term, replicator, clock, config, counters, waiters, expected, after)
         self.intake = Intake(replicator, self.dispatcher, waiters, clock, config)
-        self.steward = Steward(epoch, replicator, elector, peers, config)
+        self.homecoming = Homecoming(term, replicator, self.dispatcher, peers, clock, counters)
+        self.janitor = Janitor(term, replicator, clock, config, counters)
+        self.steward = Steward(term, replicator, elector, peers, clock, config)
 
 
 class Leadership:
@@ -88,6 +98,8 @@ class Leadership:
         self._gathering: list[asyncio.Task[None]] = []
         self._handing = False
         self._letting_go = False
+        self._leads_split = False
+        self._came_home: list[tuple[str, Tally]] = []  # gathered after a split, to be reported
 
     async def run(self) -> None:
         """Owns the tasks of leaderships until it is cancelled."""
@@ -104,15 +116,28 @@ class Leadership:
 
     def on_lead(self, epoch: int) -> None:
         """This node leads: the first write, then the work."""
-        self._replicator.begin()
-        self._running = self._group().create_task(self._lead(epoch))
+        term = Term(epoch=epoch)
+        self._replicator.begin(term)
+        self._running = self._group().create_task(self._lead(term))
+
+    def on_split(self, term: Term | None) -> None:
+        """This node leads its part without a majority, or does so no longer."""
+        if self._leads_split:
+            self._leads_split = False
+            if self._running is not None:
+                self._running.cancel()
+            self._stop_reign()
+        if term is not None:
+            self._leads_split = True
+            self._replicator.begin(term)
+            self._running = self._group().create_task(self._lead_split(term))
 
     def on_ended(self, epoch: int, reason: str) -> None:
         """The candidature or leadership is over."""
         for gathering in self._gathering:
             gathering.cancel()
         self._gathering.clear()
-        if self._running is None:
+        if self._running is None or self._leads_split:
             self._counters.add("candidature_failed", f"epoch {epoch}: {reason}")
             return
         tell = journal.tell if self._handing else journal.warn
@@ -128,6 +153,7 @@ class Leadership:
         else:
             text = f"following {self._peers.name_of(leader)}, epoch {epoch}"
             journal.tell("following", text, node=leader, epoch=epoch)
+            self._group().create_task(self._forget_cold())
         self.changed.notify()
 
     def on_gather(self, epoch: int, granters: Mapping[str, VoteAnswer]) -> None:
@@ -139,49 +165,119 @@ class Leadership:
         """The target has its majority: let go once it has everything."""
         if not self._letting_go:
             self._letting_go = True
-            self._group().create_task(self._let_go(target, self._elector.lease.epoch))
+            self._group().create_task(self._let_go(target, Term(epoch=self._elector.lease.epoch)))
 
     # -- leading -----------------------------------------------------------------------------------------
 
     async def _gather(self, epoch: int, node: str, answer: VoteAnswer) -> None:
         replicator = self._replicator
+        apart = self._elector.kind() is not Kind.NONE or self._peers.is_apart(node)
         try:
-            if not quorum.covers(replicator.vector, answer.vector) or answer.roster.key > replicator.roster.key:
-                await replicator.fetch(node)
+            if quorum.is_stale(answer.vector, replicator.dropped):
+                # It holds rows whose tombstones are dropped, and nothing newer: it takes a full copy as a follower.
+                await replicator.adopt_roster(answer.roster)
+            elif not quorum.covers(replicator.vector, answer.vector) or answer.roster.key > replicator.roster.key:
+                tally = await replicator.fetch(node)
+                if apart:
+                    self._came_home.append((node, tally))
         except MeshqError as error:
             self._counters.add("gather_failed", f"{node}: {error}")
             self._elector.tell(GatherFailed(epoch, node))
             return
         self._elector.tell(Gathered(epoch, node, replicator.roster))
 
-    async def _lead(self, epoch: int) -> None:
+    async def _lead(self, term: Term) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._watch(epoch))
-                await self._replicator.first_write(epoch)
-                self._elector.tell(Established(epoch))
-                reign = await self._begin(epoch)
+                tasks.create_task(self._watch(term))
+                await self._replicator.first_write(term)
+                self._elector.tell(Established(term.epoch))
+                reign = await self._begin(term)
                 tasks.create_task(reign.dispatcher.run())
                 tasks.create_task(reign.steward.run())
-                tasks.create_task(self._replicator.fetch_lacking())
+                tasks.create_task(reign.homecoming.run())
+                tasks.create_task(self._give_back(term))
+                tasks.create_task(reign.janitor.run())
+                while self._came_home:
+                    await reign.homecoming.report(*self._came_home.pop())
         except* MeshqError as group:
             for error in group.exceptions:
                 self._counters.add("leadership_failed", str(error))
-            self._elector.tell(Resign(str(group.exceptions[0]), epoch))
+            self._elector.tell(Resign(str(group.exceptions[0]), term.epoch))
 
-    async def _begin(self, epoch: int) -> Reign:
-        expected = {self._replicator.me, *self._replicator.roster.members}
-        expected.update(node for node in self._peers.book if self._elector.alive(node))
-        expected.update(await self._replicator.database.read(queue.running_workers))
+    async def _lead_split(self, term: Term) -> None:
+        """Goes on without a majority; no first write, since the rows of others are none of this split's business."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                reign = await self._begin(term)
+                tasks.create_task(reign.dispatcher.run())
+                tasks.create_task(reign.homecoming.run())
+                while True:
+                    # Copies that went away no longer hold up what waits.
+                    await asyncio.sleep(self._config.heartbeat_s)
+                    self._replicator.advance()
+        except* MeshqError as group:
+            for error in group.exceptions:
+                self._counters.add("split_failed", str(error))
+
+    async def _begin(self, term: Term) -> Reign:
+        expected = await self._expected()
+        after = self._replicator.vector.get(self._replicator.me, 0)
+        if term.kind is Kind.COLD:
+            after = await self._cold_since(after)
+        if not term.split:
+            await self._forget_cold()
         self.reign = Reign(
-            epoch, self._replicator, self._elector, self._peers, self._clock, self._config, self._counters,
-            self._waiters, sorted(expected),
+            term, self._replicator, self._elector, self._peers, self._clock, self._config, self._counters,
+            self._waiters, expected, after,
         )  # fmt: skip
         members = len(self._replicator.roster.members)
-        journal.tell("leading", f"leading epoch {epoch}, {members} replica{'s'[: members != 1]}", epoch=epoch)
+        if term.split:
+            text = f"going on without a majority, {term.kind}: 1 of {members} replicas leads this part"
+            journal.warn("split", text, epoch=term.epoch, kind=str(term.kind))
+        else:
+            text = f"leading epoch {term.epoch}, {members} replica{'s'[: members != 1]}"
+            journal.tell("leading", text, epoch=term.epoch)
         self.changed.notify()
         self._waiters.wake_all()
         return self.reign
+
+    async def _cold_since(self, seq: int) -> int:
+        """The seq since which this node, restarts included, has had no majority: what it wrote after that is new."""
+
+        def work(conn: Connection) -> int:
+            noted = meta.get(conn, COLD_SINCE)
+            if noted is None:
+                meta.put(conn, COLD_SINCE, str(seq))
+            return seq if noted is None else int(noted)
+
+        return await self._replicator.database.write(work)
+
+    async def _forget_cold(self) -> None:
+        try:
+            if await self._replicator.database.read(lambda conn: meta.get(conn, COLD_SINCE)) is not None:
+                await self._replicator.database.write(lambda conn: meta.delete(conn, COLD_SINCE))
+        except StoreError as error:
+            self._counters.add("cold_not_forgotten", str(error))
+
+    async def _expected(self) -> dict[str, float]:
+        """Who may run something, and until when each is waited for.
+
+        One that answered until the last leader was lost, and is silent since, has had that part of its time.
+        """
+        expected = {self._replicator.me, *self._replicator.roster.members}
+        expected.update(node for node in self._peers.book if self._elector.alive(node))
+        expected.update(await self._replicator.database.read(queue.running_workers))
+        now, standing = self._clock.boot_s(), self._elector.lease.standing
+        led_s = (
+            self._config.lease_s + self._config.alive_s
+        )  # the last leader was there so long before it counted as lost
+        untils = {}
+        for node in sorted(expected):
+            heard_at = standing.heard_at(node)
+            since = heard_at if heard_at is not None and heard_at >= self._elector.led_until - led_s else now
+            untils[node] = max(since, now - self._config.dead_after_s) + self._config.dead_after_s
+        return untils
 
     def _stop_reign(self) -> None:
         self._running = None
@@ -192,12 +288,12 @@ class Leadership:
         self.changed.notify()
         self._waiters.wake_all()
 
-    async def _watch(self, epoch: int) -> None:
+    async def _watch(self, term: Term) -> None:
         """A leader that has something to commit and commits nothing for two leases resigns."""
         while True:
             await asyncio.sleep(self._config.heartbeat_s)
             if self._replicator.stuck_s() > 2 * self._config.lease_s:
-                self._elector.tell(Resign("nothing could be committed for two leases", epoch))
+                self._elector.tell(Resign("nothing could be committed for two leases", term.epoch))
                 return
 
     # -- hand-over ---------------------------------------------------------------------------------------
@@ -221,10 +317,27 @@ class Leadership:
         stopping = peer is not None and peer.hello is not None and peer.hello.stopping
         return self._replicator.in_sync(node) and self._elector.alive(node) and not stopping
 
-    async def _let_go(self, target: str, epoch: int) -> None:
+    async def _give_back(self, term: Term) -> None:
+        """Hands over to a lower id once it has been in sync and stable for long enough."""
+        succession = Succession(self._replicator.me, self._config.handover_after_s)
+        while True:
+            await asyncio.sleep(self._config.heartbeat_s)
+            fit = [node for node in self._replicator.roster.members if self._fits(node)]
+            target = succession.look(fit, self._clock.boot_s())
+            if target is None or self._replicator.roster.into:
+                continue
+            self._elector.tell(HandOver(target))
+            count, deadline = self.changed.count, self._clock.boot_s() + GIVE_BACK_S
+            while self._elector.leads() and (left_s := deadline - self._clock.boot_s()) > 0:
+                await self.changed.after(count, left_s)
+                count = self.changed.count
+            self._counters.add("give_back_failed", target)
+            succession.failed(target, self._clock.boot_s())
+
+    async def _let_go(self, target: str, term: Term) -> None:
         replicator = self._replicator
         try:
-            replicator.pen_of(epoch)
+            replicator.pen_of(term)
             async with asyncio.timeout(HANDOVER_WAIT_S):
                 await replicator.quiesce()
                 while not replicator.has_everything(target):
@@ -238,7 +351,7 @@ class Leadership:
             self._letting_go = False
         journal.tell("handover", f"handing over to {self._peers.name_of(target)}", node=target)
         self._handing = True
-        self._elector.tell(LetGo(target, epoch))
+        self._elector.tell(LetGo(target, term.epoch))
 
     async def leave(self, node: str) -> None:
         """Takes a node that stops in order off the roster.
@@ -247,6 +360,8 @@ class Leadership:
             NotLeader: This node does not lead.
         """
         reign = await self.leading()
+        if reign.term.split:
+            raise NotLeader("there is no majority here that could change the roster")
         await reign.steward.leave(node)
 
     async def leading(self) -> Reign:
@@ -255,9 +370,9 @@ class Leadership:
         Raises:
             NoLeader: This node does not lead.
         """
-        while self._elector.leads():
+        while (term := self._elector.term()) is not None:
             count = self.changed.count
-            if self.reign is not None:
+            if self.reign is not None and self.reign.term == term:
                 return self.reign
             if not await self.changed.after(count, FIRST_WRITE_S):
                 break

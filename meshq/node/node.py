@@ -12,32 +12,29 @@ from meshq import __version__
 from meshq.config import Config
 from meshq.core.events import Timing
 from meshq.core.lease import Lease
-from meshq.core.messages import Call, Done, Handover, Hello, Leave, Pull, Renew, Vote
+from meshq.core.messages import PROTOCOL_VERSION, Call, Done, Handover, Hello, Leave, Pull, Renew, Vote
 from meshq.core.ports import Clock, Pool, Transport
 from meshq.core.quorum import majority
-from meshq.core.requests import (
-    Get,
-    Got,
-    Health,
-    Heartbeat,
-    HeartbeatAnswer,
-    NodeView,
-    ResultsTaken,
-    SubmitResult,
-    TaskInfo,
-)
+from meshq.core.reports import Event, Health, NodeView
+from meshq.core.requests import Get, Got, Heartbeat, HeartbeatAnswer, ResultsTaken, SubmitResult, TaskInfo
+from meshq.core.split import Patience, Split
 from meshq.errors import Malformed, MeshqError, StoreError
 from meshq.node import journal
 from meshq.node.counters import Counters
 from meshq.node.courier import Courier
-from meshq.node.elector import Elector
+from meshq.node.elector import Around, Elector
+from meshq.node.explain import Explain
+from meshq.node.follower import Follower
 from meshq.node.founding import Founding
 from meshq.node.gateway import Gateway
 from meshq.node.leadership import Leadership
 from meshq.node.peers import Peers
+from meshq.node.recovery import Recovery
 from meshq.node.replicator import Replicator
+from meshq.node.union import Union
 from meshq.node.views import Views
 from meshq.node.waiters import Waiters
+from meshq.store import meta
 from meshq.store.database import BaseDatabase
 from meshq.store.outbox import Outbox
 from meshq.store.promise import PromiseStore
@@ -48,6 +45,10 @@ LEAVE_S = 5.0
 LEAVE_TRY_S = 2.0
 HOUSEKEEPING_S = 600.0
 MISSING_S = 5.0
+
+
+def _ignore(reason: str) -> None:
+    """For a node that nobody else can reach."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +69,10 @@ class World:
         address_of: Where another node was last reached; None if this node never reached it.
         pid: This process.
         counters: Where everything is counted that was refused, dropped or went wrong.
+        version: The newest protocol version that this node speaks.
+        copied: Told that the database is a copy of another node's, and why: this life is over, and so is its id.
+        reborn: Told that this life is over and another one of the same node has to begin, and why.
+        recent: What this node told people lately.
     """
 
     clock: Clock
@@ -83,6 +88,10 @@ class World:
     address_of: Callable[[str], str | None]
     pid: int
     counters: Counters = field(default_factory=Counters)
+    version: int = PROTOCOL_VERSION
+    copied: Callable[[str], None] = _ignore
+    reborn: Callable[[str], None] = _ignore
+    recent: Callable[[], tuple[Event, ...]] = tuple
 
 
 class _Work:
@@ -110,11 +119,11 @@ class Node:
         name: What people call it.
         config: Its settings.
         world: Everything outside of it.
-        on_stop: Called when somebody asks this daemon to stop.
+        on_stop: Called when somebody asks this daemon to stop; with True, to leave the cluster for good.
     """
 
     def __init__(
-        self, me: str, boot: str, name: str, config: Config, world: World, on_stop: Callable[[], None]
+        self, me: str, boot: str, name: str, config: Config, world: World, on_stop: Callable[[bool], None]
     ) -> None:
         self.me, self.boot, self.name = me, boot, name
         self.config = config
@@ -130,21 +139,35 @@ class Node:
             StoreError: The disk can't be read.
         """
         world, config, counters, clock = self._world, self.config, self.counters, self._world.clock
-        self.replicator = Replicator(self.me, world.database, world.transport, clock, config, counters)
+        self.replicator = Replicator(
+            self.me, world.database, world.transport, clock, config, counters, world.copied, self._version
+        )
         await self.replicator.load()
+        self._formerly = await world.database.read(lambda conn: meta.get(conn, "formerly") or "")
+        started_at = clock.boot_s()
         timing = Timing(
             heartbeat_s=config.heartbeat_s, lease_s=config.lease_s, margin=config.lease_margin,
             stand_step_s=config.stand_step_s, alive_s=config.alive_s,
         )  # fmt: skip
+        if self.replicator.roster.genesis and not self.replicator.roster.writer:
+            await world.promises.reset()  # its former cluster is dissolved, and binds nobody
         promise = await world.promises.load()
         lease = Lease(self.me, promise, self.replicator.roster, timing, clock.boot_s(), clock.random)
-        self.elector = Elector(lease, world.promises, world.transport, clock, self.replicator.holdings, counters)
+        patience = Patience(split_after_s=config.split_after_s, cold_after_s=config.cold_after_s)
+        survives = config.without_majority == "survive"
+        split = Split(self.me, patience, started_at) if survives else None
+        self.elector = Elector(
+            lease, world.promises, world.transport, clock, self.replicator.holdings, counters, split,
+            lambda: Around(self.peers.around(started_at), self._follower.is_synced(), self.replicator.row_epoch),
+        )  # fmt: skip
         self.replicator.elector = self.elector
+        self._follower = Follower(self.replicator, self.elector, clock, config, counters)
         self.peers = Peers(
             self.me, self.describe, world.transport, self.elector, self.replicator, world.database, clock, config,
             counters, world.told, world.address_of,
         )  # fmt: skip
         await self.peers.load()
+        self.replicator.is_newcomer = self.peers.is_newcomer
         waiters = Waiters()
         self.leadership = Leadership(self.replicator, self.elector, self.peers, clock, config, counters, waiters)
         self.elector.leadership = self.leadership
@@ -152,9 +175,14 @@ class Node:
             self.replicator, self.elector, self.leadership, self.peers, world.outbox, waiters, clock, config,
             self._myself,
         )  # fmt: skip
+        self.explain = Explain(
+            self.replicator, self.elector, self.leadership, self.peers, self.views, clock, config, world.recent
+        )
+        self.recovery = Recovery(self.replicator, self.elector, self.peers, self.leadership)
+        self._union = Union(self.replicator, self._follower, self.elector, self.peers, config, world.reborn)
         self.gateway = Gateway(
-            self.me, self.boot, self.leadership, self.elector, self.views, world.outbox, world.transport, clock,
-            counters, self._health, self._on_stop,
+            self.me, self.boot, self.leadership, self.elector, self.views, self.explain, self.recovery, world.outbox,
+            world.transport, clock, counters, self._health, self._on_stop,
         )  # fmt: skip
         self._courier = Courier(world.outbox, self.gateway, self.elector, clock, counters)
         self._founding = Founding(self.me, self.replicator, self.peers, clock, config, world.announced)
@@ -162,6 +190,7 @@ class Node:
             self.me, self.boot, self.name, world.pool, _Work(self.gateway), world.outbox, clock, config, world.tasks,
             counters.add, lambda: self.leadership.reign is not None,
         )  # fmt: skip
+        await self._union.load()
         bad = await world.outbox.set_aside_garbage()
         if bad:
             journal.warn("garbage", f"{bad} entries of the outbox can't be read; they are set aside", entries=bad)
@@ -173,7 +202,7 @@ class Node:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.elector.run())
             tasks.create_task(self.leadership.run())
-            tasks.create_task(self.replicator.follow())
+            tasks.create_task(self._follower.run())
             tasks.create_task(self.peers.run())
             tasks.create_task(self._founding.run())
             tasks.create_task(self._courier.run())
@@ -181,6 +210,7 @@ class Node:
             tasks.create_task(self._wake_agent())
             tasks.create_task(self._keep_house())
             tasks.create_task(self._tell_missing())
+            tasks.create_task(self._union.run())
 
     async def stop(self) -> None:
         """Stops in stages: refuses new work, drains, hands the lease over, leaves the roster."""
@@ -202,7 +232,7 @@ class Node:
             if self.me not in roster.members or len(roster.members) < 2:
                 return
             count = self.elector.changed.count
-            leader = self.elector.leader()
+            leader = self.elector.majority_leader()
             if leader is None or leader == self.me:
                 await self.elector.changed.after(count, left_s)
                 continue
@@ -224,7 +254,7 @@ class Node:
         while True:
             await asyncio.sleep(MISSING_S)
             members = self.replicator.roster.members
-            missing = [node for node in members if node != self.me and not self.elector.alive(node)]
+            missing = self.peers.missing()
             if self.elector.leader() is not None or len(members) - len(missing) >= majority(len(members)):
                 missing = []
             # Seen twice: a node that has just woken up has not asked the others yet.
@@ -239,7 +269,7 @@ class Node:
     async def _wake_agent(self) -> None:
         while True:
             count = self.leadership.changed.count
-            self.agent.saw_epoch(self.elector.promised_epoch)
+            self.agent.follow_epoch(self.elector.promised_epoch, split=bool(self.elector.kind()))
             self.agent.wake()
             await self.leadership.changed.after(count)
 
@@ -287,16 +317,27 @@ class Node:
     def describe(self) -> Hello:
         """Who this node is, as of now."""
         running, _ = self.agent.load()
+        roster = self.replicator.roster
         return Hello(
             boot=self.boot,
             name=self.name,
             addresses=self._world.addresses(),
-            roster=self.replicator.roster,
+            roster=roster,
             votes=self.config.replica != "never",
             slots=self._world.pool.slots,
             running=running,
             stopping=self._stopping,
+            version=self._world.version,
+            leader=self.elector.leader() or "",
+            epoch=self.elector.promised_epoch,
+            split=str(self.elector.kind()),
+            hears=tuple(member for member in roster.members if member != self.me and self.elector.alive(member)),
+            formerly=self._formerly if self._formerly in roster.members else "",
+            dissolved=self._union.came_from,
         )
+
+    def _version(self) -> int:
+        return self.peers.version()
 
     def _myself(self) -> NodeView:
         addresses = self._world.addresses()

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from meshq.config import Config
+from meshq.core import split
 from meshq.core.ids import short
-from meshq.core.limits import HINTS_MAX
+from meshq.core.limits import HINTS_MAX, ID_CHARS_MIN
 from meshq.core.messages import Hello, PeerHint
 from meshq.core.ports import Clock, Transport
-from meshq.errors import MeshqError, StoreError
+from meshq.errors import Ambiguous, MeshqError, NotFound, StoreError
 from meshq.node import journal
 from meshq.node.counters import Counters
 from meshq.node.elector import Elector
@@ -108,12 +109,109 @@ class Peers:
     def name_of(self, node: str) -> str:
         """What people call a node: its name and the end of its id."""
         peer = self.book.get(node)
-        return f"{peer.name} ({short(node)})" if peer is not None and peer.name else short(node)
+        name = self._describe().name if node == self._me else peer.name if peer is not None else ""
+        return f"{name} ({short(node)})" if name else short(node)
 
     def boot_of(self, node: str) -> str:
         """The boot that a node last told; empty if it never did."""
         peer = self.book.get(node)
         return peer.hello.boot if peer is not None and peer.hello is not None else ""
+
+    def is_apart(self, node: str) -> bool:
+        """Whether a node says that it goes on without a majority."""
+        peer = self.book.get(node)
+        return peer is not None and peer.hello is not None and bool(peer.hello.split)
+
+    def hears(self, node: str, other: str) -> bool:
+        """Whether a node says that another one answers it; this node knows that of itself."""
+        if node == self._me:
+            return self._elector.alive(other)
+        peer = self.book.get(node)
+        return peer is not None and peer.hello is not None and self._elector.alive(node) and other in peer.hello.hears
+
+    def around(self, started_at: float) -> dict[str, split.Peer]:
+        """Every replica and known node, as the rules of a split see it; silent since `started_at` at most."""
+        now = self._clock.boot_s()
+        found = {}
+        for node in {*self.book, *self._replicator.roster.members} - {self._me}:
+            peer = self.book.get(node)
+            hello = peer.hello if peer is not None else None
+            heard_at = self._elector.lease.standing.heard_at(node)
+            ours = hello is not None and hello.roster.genesis == self._replicator.roster.genesis
+            found[node] = split.Peer(
+                alive=self._elector.alive(node), silent_s=now - (started_at if heard_at is None else heard_at),
+                stopping=hello is not None and hello.stopping, kind=hello.split if hello is not None and ours else "",
+                leader=hello.leader if hello is not None else "",
+            )  # fmt: skip
+        return found
+
+    def missing(self) -> list[str]:
+        """The other replicas that don't answer."""
+        members = self._replicator.roster.members
+        return [node for node in members if node != self._me and not self._elector.alive(node)]
+
+    def find(self, text: str) -> str:
+        """The node that a person names: by its id, a unique end or beginning of it, or its name.
+
+        Raises:
+            NotFound: There is none.
+            Ambiguous: There are several.
+        """
+        nodes = sorted({*self.book, *self._replicator.roster.members, self._me})
+        mine = self._describe().name
+        fit = [
+            node
+            for node in nodes
+            if text == (mine if node == self._me else self.book[node].name if node in self.book else "")
+            or (len(text) >= ID_CHARS_MIN and (node.startswith(text) or node.endswith(text)))
+        ]
+        if not fit:
+            known = ", ".join(self.name_of(node) for node in nodes)
+            raise NotFound(f"no node is called {text!r}; known are {known}")
+        if len(fit) > 1:
+            raise Ambiguous(f"{text!r} may be {', '.join(self.name_of(node) for node in fit)}: give the id's end")
+        return fit[0]
+
+    def hello_of(self, node: str) -> Hello | None:
+        """What a live node last said."""
+        peer = self.book.get(node)
+        return peer.hello if peer is not None and self._elector.alive(node) else None
+
+    def _live(self) -> list[Hello]:
+        return [hello for node in sorted(self.book) if (hello := self.hello_of(node)) is not None]
+
+    def elder_cluster(self, genesis: str) -> str:
+        """An older cluster with a majority's leader that can be reached from here; empty if there is none."""
+        elders = [
+            hello.roster.genesis
+            for hello in self._live()
+            if "" < hello.roster.genesis < genesis and hello.leader and not hello.split and not hello.roster.into
+        ]
+        return min(elders, default="")
+
+    def is_newcomer(self, node: str) -> bool:
+        """Whether a node says that it comes from a cluster that became part of this one, which the roster does not."""
+        hello = self.hello_of(node)
+        return hello is not None and bool(hello.dissolved)
+
+    def dissolved(self) -> set[str]:
+        """The clusters that live nodes of this one came from."""
+        ours = self._replicator.roster.genesis
+        return {hello.dissolved for hello in self._live() if hello.dissolved and hello.roster.genesis == ours}
+
+    def absorber(self, genesis: str) -> str:
+        """A reachable cluster that this one became part of; empty if there is none."""
+        found = (hello.roster.genesis for hello in self._live() if genesis in hello.roster.absorbed)
+        return next(found, "")
+
+    def former(self) -> set[str]:
+        """Ids that live nodes had before their databases were copied or lost."""
+        return {hello.formerly for hello in self._live() if hello.formerly}
+
+    def version(self) -> int:
+        """What all replicas that were heard speak."""
+        members = [self.book[node].hello for node in self._replicator.roster.members if node in self.book]
+        return min([hello.version for hello in members if hello is not None] + [self._describe().version])
 
     async def run(self) -> None:
         """Says hello for ever."""

@@ -5,23 +5,23 @@ Taking over, healing, joining and catching up are all the same here: pull, and m
 
 from __future__ import annotations
 
-import asyncio
-import heapq
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
 from meshq.config import Config
 from meshq.core import quorum
-from meshq.core.copies import Copies
-from meshq.core.events import Resign, RosterChanged
+from meshq.core.events import Outdated, Resign, RosterChanged
+from meshq.core.ids import short
 from meshq.core.limits import PULL_FRAME_BYTES, WAIT_S_MAX
 from meshq.core.membership import Roster
 from meshq.core.messages import Pull, Rows
 from meshq.core.ports import Clock, Transport
-from meshq.errors import Conflict, MeshqError, NotLeader, StoreError
+from meshq.core.split import Kind, Term
+from meshq.errors import Conflict, NotLeader, StaleEpoch, StoreError
+from meshq.node.commits import Commits
 from meshq.node.counters import Counters
 from meshq.node.elector import Elector
 from meshq.node.signal import Signal
@@ -31,11 +31,31 @@ from meshq.store.feed import Pen
 
 T = TypeVar("T")
 IDLE_S = 3.0
-BACKOFF_S = 0.2
 
 
-def _apply(rows: Rows, pen: Pen | None, conn: Connection) -> feed.Applied:
-    return feed.apply(conn, rows, pen)
+def _own_seq(me: str, conn: Connection) -> int:
+    return feed.read_seq(conn, me)
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one pull changed: which tasks, how many had finished on both sides, differently, and how many are held."""
+
+    tasks: list[str] = field(default_factory=list)
+    twice: int = 0
+    differed: int = 0
+    held: int = 0
+
+    def add(self, applied: feed.Applied) -> None:
+        """Counts one frame."""
+        self.tasks += applied.tasks
+        self.twice += applied.twice
+        self.differed += applied.differed
+        self.held += applied.held
+
+
+def _apply(rows: Rows, pen: Pen | None, now_ms: int, source: str, conn: Connection) -> feed.Applied:
+    return feed.apply(conn, rows, pen, now_ms=now_ms, source=source)
 
 
 class Replicator:
@@ -49,6 +69,8 @@ class Replicator:
         clock: The lease clock.
         config: Durations and the number of replicas.
         counters: Where refusals are counted.
+        copied: Told that this database is not this node's own, and why.
+        version: What all replicas speak.
     """
 
     def __init__(
@@ -59,39 +81,48 @@ class Replicator:
         clock: Clock,
         config: Config,
         counters: Counters,
+        copied: Callable[[str], None],
+        version: Callable[[], int],
     ) -> None:
         self.me = me
         self.database = database
         self.vector: dict[str, int] = {}
-        self.committed: dict[str, int] = {}
         self.roster = Roster()
         self.changed = Signal()
-        self.commits = Signal()
-        self.copies = Copies(config.lease_s)
+        self.commits = Commits(me, config, clock)
+        self.copies = self.commits.copies
+        self.row_epoch = 0  # the highest epoch of a row that came here
         self.elector: Elector
+        self.is_newcomer: Callable[[str], bool]  # whether a node comes from a cluster that became part of this one
         self._transport = transport
         self._clock = clock
         self._config = config
         self._counters = counters
-        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
-        self._tickets = 0
-        self._established_at = float("inf")  # the seq of this epoch's first write
+        self._copied = copied
+        self.version = version
         self._persisted: dict[str, int] = {}
-        self._behind_of: dict[str, None] = {}  # nodes that hold something that this leader lacks, in order
-        self._lacking = Signal()
+        self.lacking: dict[str, None] = {}  # nodes that hold something that this leader lacks, in order
+        self.lacks = Signal()
+        self.dropped: dict[str, int] = {}
         self._quiet = False
         self._writing = 0
-        self.progress_at = 0.0
+
+    @property
+    def committed(self) -> dict[str, int]:
+        """For each writer: every version up to there is known to be on a majority."""
+        return self.commits.committed
 
     async def load(self) -> None:
         """Reads what the disk holds, before the node runs."""
-        self.vector, self.committed, self.roster = await self.database.read(
-            lambda conn: (feed.read_vector(conn), feed.read_committed(conn), feed.read_roster(conn))
-        )
+        self.vector, self.commits.committed, self.roster, self.dropped = await self.database.read(
+            lambda conn: (
+                feed.read_vector(conn), feed.read_committed(conn), feed.read_roster(conn), feed.read_dropped(conn)
+            )
+        )  # fmt: skip
         self._persisted = dict(self.committed)
 
-    async def founded(self) -> None:
-        """Takes up what a founder wrote."""
+    async def reload(self) -> None:
+        """Takes up a roster that was written without a leader: by a founder, or to recover."""
         self.vector, roster = await self.database.read(lambda conn: (feed.read_vector(conn), feed.read_roster(conn)))
         self._take_roster(roster)
 
@@ -101,31 +132,24 @@ class Replicator:
 
     # -- writing as leader -------------------------------------------------------------------------------
 
-    def pen(self) -> Pen:
-        """As whom this node writes now; raises NotLeader if it does not lead."""
-        if not self.elector.leads():
-            raise NotLeader
-        return Pen(node=self.me, epoch=self.elector.lease.epoch, majority=True)
-
-    def pen_of(self, epoch: int) -> Pen:
-        """The pen of this leadership; raises NotLeader if it has ended."""
-        pen = self.pen()
-        if pen.epoch != epoch:
+    def pen_of(self, term: Term) -> Pen:
+        """As whom this leadership writes; raises NotLeader if it has ended."""
+        if self.elector.term() != term:
             raise NotLeader("the leadership to which this belongs has ended")
-        return pen
+        return Pen(node=self.me, epoch=term.epoch, majority=not term.split, version=self.version())
 
-    async def write(self, epoch: int, work: Callable[[Connection, Pen], T]) -> tuple[T, int]:
+    async def write(self, term: Term, work: Callable[[Connection, Pen], T]) -> tuple[T, int]:
         """A leader's change: on this disk when it returns, with the seq up to which `commit` has to wait.
 
         Args:
-            epoch: The leadership to which the change belongs.
+            term: The leadership to which the change belongs.
             work: Makes it, in one transaction.
 
         Raises:
-            NotLeader: This node does not lead that epoch, or did no longer when the change was on disk.
+            NotLeader: That leadership is over, or was when the change was on disk.
         """
         await self._not_quiet()
-        pen = self.pen_of(epoch)
+        pen = self.pen_of(term)
         known = {writer: seq for writer, seq in self.committed.items() if seq > self._persisted.get(writer, 0)}
 
         def run(conn: Connection) -> tuple[T, int]:
@@ -137,9 +161,14 @@ class Replicator:
         try:
             with self._counted():
                 result, seq = await self.database.write(run)
+        except StaleEpoch as error:
+            # A row of a later epoch has come home: only a later leadership can change it.
+            self._saw_row_of(await self.database.read(feed.top_epoch))
+            raise NotLeader(str(error)) from error
         except StoreError as error:
             # Who can't write can't lead; another one may be able to.
-            self.elector.tell(Resign(f"the disk failed: {error}", pen.epoch))
+            if not term.split:
+                self.elector.tell(Resign(f"the disk failed: {error}", pen.epoch))
             raise
         self._persisted.update(known)
         if isinstance(result, Roster):
@@ -147,10 +176,15 @@ class Replicator:
             self._take_roster(result)
         if seq > self.vector.get(self.me, 0):
             self.vector[self.me] = seq
-            self._advance()
+            self.advance()
             self.changed.notify()
-        self.pen_of(epoch)
+        self.pen_of(term)
         return result, seq
+
+    def _saw_row_of(self, epoch: int) -> None:
+        if epoch > self.row_epoch:
+            self.row_epoch = epoch
+            self.elector.tell(Outdated(epoch))
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -174,89 +208,73 @@ class Replicator:
 
     async def _not_quiet(self) -> None:
         # A hand-over lasts for moments: whoever comes meanwhile learns how it ended.
-        while self._quiet and self.elector.leads():
+        while self._quiet and self.elector.term() is not None:
             await self.changed.after(self.changed.count)
 
-    async def commit(self, seq: int) -> int:
-        """Waits until a majority holds this leader's writes up to `seq`; the number of copies then.
+    async def commit(self, seq: int, term: Term) -> int:
+        """Waits until this leader's writes up to `seq` count: a majority holds them, or the copies of the split do.
+
+        Returns:
+            The number of copies then.
 
         Raises:
             NotLeader: The leadership ended before.
         """
-        if seq > self.committed.get(self.me, 0):
-            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._tickets += 1
-            heapq.heappush(self._waiting, (seq, self._tickets, future))
-            await future
-        if not self.elector.leads():
-            raise NotLeader
-        return self.count_copies(seq)
+        await self.commits.reach(seq, term)
+        self.pen_of(term)
+        return self.commits.count_copies(seq, term, self.roster)
 
-    def count_copies(self, seq: int) -> int:
-        """How many replicas' disks are known to hold this leader's writes up to `seq`."""
-        vectors = self.copies.of(self.roster.members, self.elector.lease.epoch)
-        return 1 + sum(vector.get(self.me, 0) >= seq for vector in vectors)
-
-    def begin(self) -> None:
-        """A leadership begins: nobody's copy counts before it pulls under the new epoch."""
-        self.copies.clear()
-        self._established_at = float("inf")
+    def begin(self, term: Term) -> None:
+        """A leadership begins."""
+        self.commits.begin(self.vector.get(self.me, 0) if term.split else 0)
         self._quiet = False
-        self.progress_at = self._clock.boot_s()
 
-    async def first_write(self, epoch: int) -> None:
+    async def first_write(self, term: Term) -> None:
         """Re-stamps under this epoch the roster and every row not known committed, and commits that."""
-        _, seq = await self.write(epoch, lambda conn, pen: feed.restamp(conn, pen, first=True))
+        _, seq = await self.write(term, lambda conn, pen: feed.restamp(conn, pen, first=True))
         await self.reload_roster()
-        self._established_at = seq
-        await self.commit(seq)
+        self.commits.establish(seq)
+        await self.commit(seq, term)
 
     def end(self) -> None:
         """A leadership is over: whoever waits for a commit is told so."""
-        waiting, self._waiting = self._waiting, []
-        for _, _, future in waiting:
-            if not future.done():
-                future.set_exception(NotLeader("the leadership ended before a majority had it"))
-                future.exception()
-        self._established_at = float("inf")
-        self._behind_of.clear()
+        self.commits.end()
+        self.lacking.clear()
         self.resume()
+
+    def advance(self) -> None:
+        """Works out anew what the others hold."""
+        term = self.elector.term()
+        if term is not None:
+            self.commits.advance(term, self.roster, self.vector)
+
+    def shown(self) -> dict[str, int]:
+        """Up to where versions may be shown and handed out."""
+        return self.commits.shown(self.elector.term(), self.vector, apart=self.elector.kind() is not Kind.NONE)
+
+    def copies_here(self) -> int:
+        """How many disks the leader that this node is writes to: those in sync, or the copies of its split."""
+        term = self.elector.term()
+        if term is None:
+            return 0
+        if term.split:
+            return self.commits.count_copies(0, term, self.roster)
+        return 1 + sum(node != self.me and self.in_sync(node) for node in self.roster.members)
 
     def stuck_s(self) -> float:
         """For how long a leader has had something to commit and committed nothing."""
-        if self.committed.get(self.me, 0) >= self.vector.get(self.me, 0):
-            self.progress_at = self._clock.boot_s()
-        return self._clock.boot_s() - self.progress_at
+        return self.commits.stuck_s(self.vector)
 
-    def _advance(self) -> None:
-        """Works out anew what a majority holds."""
-        if not self.elector.leads():
-            return
-        members = self.roster.members
-        held = self.copies.of(members, self.elector.lease.epoch)
-        if self.me in members:
-            held.append(self.vector)
-        established = self.committed.get(self.me, 0) >= self._established_at
-        before = self.committed.get(self.me, 0)
-        for writer in self.vector if established else (self.me,):
-            seq = quorum.held_by_majority((vector.get(writer, 0) for vector in held), len(members))
-            if seq > self.committed.get(writer, 0):
-                self.committed[writer] = int(seq)
-        mine = self.committed.get(self.me, 0)
-        if mine > before:
-            self.progress_at = self._clock.boot_s()
-            self.commits.notify()
-        while self._waiting and self._waiting[0][0] <= mine:
-            _, _, future = heapq.heappop(self._waiting)
-            if not future.done():
-                future.set_result(None)
+    async def reload_dropped(self) -> None:
+        """Takes up which tombstones were dropped."""
+        self.dropped = await self.database.read(feed.read_dropped)
 
     # -- the roster --------------------------------------------------------------------------------------
 
     async def reload_roster(self) -> None:
         """Takes the roster from disk and tells the lease."""
         self._take_roster(await self.database.read(feed.read_roster))
-        self._advance()
+        self.advance()
 
     def _take_roster(self, roster: Roster) -> None:
         if roster.key > self.roster.key:
@@ -279,7 +297,11 @@ class Replicator:
         """
         if pull.genesis and pull.genesis != self.roster.genesis:
             raise Conflict(f"this is another cluster: {self.roster.genesis[-8:]}, not {pull.genesis[-8:]}")
+        await self._look_for_twin(pull.vector, sender)
         self._note(sender, pull)
+        if sender in self.lacking and self.is_newcomer(sender):
+            # A full copy would set its rows aside as nobody else's.
+            raise Conflict("the rows that this node brings from another cluster come home first")
         if pull.wait_s > 0 and sender not in self.roster.members and self._roster_is_full():
             raise Conflict(f"all {self._config.replicas} replicas are there; this node only works")
         count = self.changed.count
@@ -287,11 +309,12 @@ class Replicator:
             await self.changed.after(count, min(pull.wait_s, WAIT_S_MAX))
         committed = dict(self.committed)
         self.copies.answered(sender, committed, self._clock.boot_s())
-        steps = self.database.stream(lambda conn: feed.rows_beyond(conn, pull.vector, PULL_FRAME_BYTES))
+        version = self._transport.version_of(sender)
+        steps = self.database.stream(lambda conn: feed.rows_beyond(conn, pull.vector, PULL_FRAME_BYTES, version))
         async with aclosing(steps) as frames:
             async for rows in frames:
                 if sender in self.roster.members:
-                    self.progress_at = self._clock.boot_s()  # a large copy takes its time, and is under way
+                    self.commits.progress_at = self._clock.boot_s()  # a large copy takes its time, and is under way
                 # What this leader knows to be committed may be newer than what it last wrote down.
                 yield replace(rows, committed=quorum.merge(rows.committed, committed)) if rows.last else rows
 
@@ -299,13 +322,23 @@ class Replicator:
         return len(self.roster.members) >= self._config.replicas
 
     def _note(self, sender: str, pull: Pull) -> None:
-        if not self.elector.leads():
+        if self.elector.term() is None:
             return
-        self.copies.note(sender, pull.vector, pull.epoch, self._clock.boot_s())
-        if not quorum.covers(self.vector, pull.vector):
-            self._behind_of[sender] = None
-            self._lacking.notify()
-        self._advance()
+        self.copies.note(sender, pull.vector, pull.epoch, self._clock.boot_s(), follows=pull.wait_s > 0)
+        # Who may hold rows whose tombstones are dropped takes a full copy first.
+        fits = self.is_newcomer(sender) or not quorum.is_stale(pull.vector, self.dropped)
+        if fits and not quorum.covers(self.vector, pull.vector):
+            self.lacking[sender] = None
+            self.lacks.notify()
+        self.advance()
+
+    async def _look_for_twin(self, vector: Mapping[str, int], node: str) -> None:
+        """Somebody holds more of this node's writes than it made: its database is a copy, or an old one."""
+        told = vector.get(self.me, 0)
+        if told > self.vector.get(self.me, 0) and told > await self.database.read(partial(_own_seq, self.me)):
+            reason = f"{short(node)} holds writes of this node that are not in its database: it was copied or restored"
+            self._copied(reason)
+            raise Conflict(reason)
 
     def in_sync(self, node: str) -> bool:
         """Whether the node held, within the last lease, everything that was committed when it last asked."""
@@ -321,8 +354,11 @@ class Replicator:
 
     # -- pulling -----------------------------------------------------------------------------------------
 
-    async def fetch(self, peer: str, *, wait_s: float = 0.0) -> None:
+    async def fetch(self, peer: str, *, wait_s: float = 0.0) -> Tally:
         """Pulls once from a node and merges.
+
+        Returns:
+            What that changed here.
 
         Raises:
             MeshqError: The node did not answer, or said no; what arrived before is kept.
@@ -331,56 +367,28 @@ class Replicator:
         vector = dict(self.vector)
         epoch = self.elector.promised_epoch
         pull = Pull(vector=vector, epoch=epoch, genesis=self.roster.genesis, wait_s=wait_s)
+        tally = Tally()
         async with aclosing(self._transport.stream(peer, pull, idle_s=wait_s + IDLE_S)) as parts:
             async for rows in parts:
-                await self._merge(rows)
+                await self._look_for_twin(rows.vector, peer)
+                tally.add(await self._merge(rows, peer))
+        return tally
 
-    async def _merge(self, rows: Rows) -> None:
+    async def _merge(self, rows: Rows, peer: str) -> feed.Applied:
         await self._not_quiet()
         # Decided when the rows are written and not when they were asked for: a leader re-stamps whatever comes home
         # and is not known committed, and what was written before it led is covered by its first write.
-        pen = self.pen() if self.elector.leads() else None
+        term = self.elector.term()
+        pen = self.pen_of(term) if term is not None and not term.split else None
         with self._counted():
-            applied = await self.database.write(partial(_apply, rows, pen))
+            applied = await self.database.write(partial(_apply, rows, pen, self._clock.wall_ms(), peer))
         if applied.roster_changed:
             await self.reload_roster()
+        self._saw_row_of(applied.epoch)
         if rows.last:
             self.vector = quorum.merge(self.vector, applied.vector)
-            self.committed = quorum.merge(self.committed, applied.committed)
-            self._advance()
+            self.commits.committed = quorum.merge(self.committed, applied.committed)
+            self.dropped = quorum.merge(self.dropped, applied.dropped)
+            self.advance()
         self.changed.notify()
-
-    async def follow(self) -> None:
-        """Pulls from whoever leads, for ever."""
-        while True:
-            count = self.elector.changed.count
-            leader = self.elector.leader()
-            if leader is None or leader == self.me or not self._copies_here():
-                await self.elector.changed.after(count, 1.0)
-                continue
-            try:
-                await self.fetch(leader, wait_s=self._config.pull_wait_s)
-            except Conflict as error:
-                self._counters.add("pull_refused", str(error))
-                await self.elector.changed.after(count, 5 * self._config.pull_wait_s)
-            except MeshqError as error:
-                self._counters.add("pull_failed", str(error))
-                await self.elector.changed.after(count, BACKOFF_S * (0.5 + self._clock.random()))
-
-    def _copies_here(self) -> bool:
-        return self._config.replica != "never" or self.me in self.roster.members or bool(self.vector)
-
-    async def fetch_lacking(self) -> None:
-        """As leader: brings home what others hold and this node lacks, for as long as it leads."""
-        while True:
-            count = self._lacking.count
-            if not self._behind_of:
-                await self._lacking.after(count)
-                continue
-            peer = next(iter(self._behind_of))
-            del self._behind_of[peer]
-            try:
-                await self.fetch(peer)
-            except MeshqError as error:
-                # It shows what it holds again with its next pull.
-                self._counters.add("fetch_failed", f"{peer}: {error}")
+        return applied

@@ -10,7 +10,8 @@ from functools import partial
 from meshq.config import Config
 from meshq.core.limits import WAIT_S_MAX
 from meshq.core.ports import Clock
-from meshq.core.requests import NodeView, Status, TaskQuery, TasksQuery, TaskView, TaskViews, WaitQuery
+from meshq.core.reports import NodeView, Status, TaskView, TaskViews
+from meshq.core.requests import TaskQuery, TasksQuery, WaitQuery
 from meshq.core.task import FINISHED, State
 from meshq.errors import NotFound
 from meshq.node.elector import Elector
@@ -23,10 +24,13 @@ from meshq.store.database import Connection
 from meshq.store.outbox import Outbox
 
 RECHECK_S = 1.0
+MERGE_SHOWN_MS = 3_600_000  # how long the status shows what merged last
 
 
-def _views(ids: tuple[str, ...], committed: Mapping[str, int], conn: Connection) -> list[TaskView]:
-    return queue.views(conn, ids, committed, with_result=True)
+def _views(
+    ids: tuple[str, ...], shown: Mapping[str, int], committed: Mapping[str, int], conn: Connection
+) -> list[TaskView]:
+    return queue.views(conn, ids, shown, committed, with_result=True)
 
 
 def _shown(addresses: tuple[str, ...]) -> str:
@@ -90,8 +94,8 @@ class Views:
 
     async def page(self, query: TasksQuery) -> TaskViews:
         """A page of tasks, newest first."""
-        committed = dict(self._replicator.committed)
-        return await self._replicator.database.read(lambda conn: queue.page(conn, query, committed))
+        shown, committed = self._replicator.shown(), dict(self._replicator.committed)
+        return await self._replicator.database.read(lambda conn: queue.page(conn, query, shown, committed))
 
     async def _finished(self, ids: tuple[str, ...], wait_s: float) -> list[TaskView]:
         """The tasks, as soon as one is finished or the wait is over."""
@@ -99,8 +103,8 @@ class Views:
         with self._waiters.on(ids) as event:
             while True:
                 event.clear()
-                committed = dict(self._replicator.committed)
-                views = await self._replicator.database.read(partial(_views, ids, committed))
+                shown, committed = self._replicator.shown(), dict(self._replicator.committed)
+                views = await self._replicator.database.read(partial(_views, ids, shown, committed))
                 left_s = deadline - self._clock.boot_s()
                 if left_s <= 0 or any(view.state in FINISHED for view in views):
                     return views
@@ -133,11 +137,14 @@ class Views:
 
     async def status(self) -> Status:
         """The cluster, as this node sees it."""
-        leader = self._elector.leader()
+        leader, kind = self._elector.leader(), self._elector.kind()
         mine = self._myself()
+        now_ms = self._clock.wall_ms()
         nodes = [self._node(node, leader) for node in self._peers.book]
         nodes.append(self._with_role(mine, leader))
-        counts = await self._replicator.database.read(queue.counts)
+        counts, reports = await self._replicator.database.read(
+            lambda conn: (queue.counts(conn), queue.reports(conn, 1))
+        )
         queued = await self._outbox.count_submits()
         if leader is None:
             counts["pending"] += queued
@@ -145,12 +152,16 @@ class Views:
         return Status(
             node=self._replicator.me,
             leader=leader,
-            epoch=self._elector.lease.epoch if leader else self._elector.promised_epoch,
-            majority=leader is not None,
+            epoch=self._elector.lease.epoch if leader and not kind else self._elector.promised_epoch,
+            majority=leader is not None and not kind,
             nodes=tuple(sorted(nodes, key=lambda view: view.id)),
             tasks=counts,
             per_minute=reign.dispatcher.per_minute() if reign else 0,
             queued=queued,
+            copies=self._replicator.copies_here(),
+            split=str(kind),
+            missing=tuple(self._peers.missing()) if kind or leader is None else (),
+            merge=reports[0] if reports and now_ms - reports[0].at_ms < MERGE_SHOWN_MS else None,
         )
 
     def _node(self, node: str, leader: str | None) -> NodeView:

@@ -11,14 +11,15 @@ import sqlite3
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
-from contextlib import AsyncExitStack, closing
+from contextlib import AsyncExitStack, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 import aiosqlite
 
-from meshq.errors import DiskFull, MeshqError, StoreError
+from meshq.errors import CorruptDatabase, DiskFailed, DiskFull, MeshqError, StoreError
+from meshq.store.files import disk_error
 from meshq.store.schema import QUEUE, Schema, migrate
 
 Connection = sqlite3.Connection
@@ -34,10 +35,7 @@ _STORE_CODES = frozenset({
     sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL,
 })  # fmt: skip
 _DAMAGE_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
-
-
-class Damaged(StoreError):
-    """The file is damaged or no database at all."""
+_DISK_CODES = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN})
 
 
 def _code(error: sqlite3.Error) -> int:
@@ -47,9 +45,11 @@ def _code(error: sqlite3.Error) -> int:
 def _translated(error: sqlite3.Error, where: str) -> MeshqError:
     code = _code(error)
     if code == sqlite3.SQLITE_FULL:
-        return DiskFull(f"{where}: the disk is full; nothing was kept")
+        return DiskFull(f"{where}: the disk is full; nothing was kept: make room there, or use another machine")
     if code in _DAMAGE_CODES:
-        return Damaged(f"{where}: is damaged or no database: {error}")
+        return CorruptDatabase(f"{where}: is damaged: {error}")
+    if code in _DISK_CODES:
+        return DiskFailed(f"{where}: can't be written or read: {error}; see whether its disk is read-only or failing")
     return StoreError(f"{where}: {error}")
 
 
@@ -98,25 +98,38 @@ def _commit(changes: list[_Change[Any]], where: str, conn: Connection) -> None:
         for change in changes:
             change.error = change.error or _translated(error, where)
     finally:
+        _roll_back(conn)
+
+
+def _roll_back(conn: Connection) -> None:
+    # Where a disk fails, SQLite has done it by itself or can't; what went wrong is known already.
+    with suppress(sqlite3.Error):
         if conn.in_transaction:
             conn.execute("ROLLBACK")
 
 
 def _snapshot(work: Callable[[Connection], T], where: str, conn: Connection) -> T:
-    conn.execute("BEGIN")
     try:
+        conn.execute("BEGIN")
         return work(conn)
     except sqlite3.Error as error:
         if _code(error) in _STORE_CODES:
             raise _translated(error, where) from error
         raise
     finally:
-        if conn.in_transaction:
-            conn.execute("ROLLBACK")
+        _roll_back(conn)
+
+
+def _look_through(where: str, conn: Connection) -> None:
+    (found,) = conn.execute("PRAGMA quick_check(1)").fetchone()
+    if found != "ok":
+        raise CorruptDatabase(f"{where}: is damaged: {found}")
 
 
 class BaseDatabase(ABC):
     """One database: `Database` is a real one, `InlineDatabase` the simulator's.
+
+    `on_corrupt` is called, beside the error that is raised, whenever the file turns out to be damaged.
 
     Group commit needs no task of its own: `write` leaves its work in a queue and sends the writer there, which takes
     all that waits. Whoever comes while a commit runs shares the next one, and a caller that is cancelled leaves
@@ -127,6 +140,7 @@ class BaseDatabase(ABC):
         self._where = where
         self._waiting: deque[_Change[Any]] = deque()
         self._closed = False
+        self.on_corrupt: Callable[[], None] = lambda: None
 
     async def write(self, work: Callable[[Connection], T]) -> T:
         """Does a work in a transaction, and returns its result once it is on disk.
@@ -135,7 +149,7 @@ class BaseDatabase(ABC):
         has not begun; one that has begun may still be committed.
 
         Raises:
-            DiskFull, StoreError: The store failed; nothing of this commit was kept.
+            DiskFull, DiskFailed, CorruptDatabase, StoreError: The store failed; nothing of this commit was kept.
         """
         self._check_open()
         change = _Change(work)
@@ -145,12 +159,26 @@ class BaseDatabase(ABC):
         except asyncio.CancelledError:
             change.withdrawn = True
             raise
-        return change.outcome()
+        with self._watched():
+            return change.outcome()
 
     async def read(self, work: Callable[[Connection], T]) -> T:
-        """Does a work that changes nothing, on one snapshot."""
+        """Does a work that changes nothing, on one snapshot.
+
+        Raises:
+            DiskFailed, CorruptDatabase, StoreError: The store failed.
+        """
         self._check_open()
-        return await self._on_reader(partial(_snapshot, work, self._where))
+        with self._watched():
+            return await self._on_reader(partial(_snapshot, work, self._where))
+
+    async def check(self) -> None:
+        """Looks through the whole file, which takes seconds for a large one.
+
+        Raises:
+            CorruptDatabase: It is damaged.
+        """
+        await self.read(partial(_look_through, self._where))
 
     @abstractmethod
     def stream(self, steps: Callable[[Connection], Iterator[T]]) -> AsyncGenerator[T, None]:
@@ -180,6 +208,14 @@ class BaseDatabase(ABC):
         if self._closed:
             raise StoreError(f"{self._where}: is closed")
 
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        try:
+            yield
+        except CorruptDatabase:
+            self.on_corrupt()
+            raise
+
 
 class _Link:
     """A connection with its thread."""
@@ -208,12 +244,22 @@ def _prepare(path: Path, schema: Schema) -> None:
             conn.execute("PRAGMA journal_mode = WAL")
             conn.execute("PRAGMA synchronous = FULL")
             migrate(conn, schema, str(path))
+            if missing := _names_of(schema) - _names(conn):
+                raise CorruptDatabase(f"{path}: is damaged: it lacks {', '.join(sorted(missing))}")
     except OSError as error:
-        raise StoreError(f"{path.parent}: can't be written: {error.strerror}") from error
+        raise disk_error(path.parent, error) from error
     except sqlite3.Error as error:
-        if _code(error) in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
-            raise StoreError(f"{path}: can't be written: {error}") from error
         raise _translated(error, str(path)) from error
+
+
+def _names(conn: Connection) -> set[str]:
+    return {name for (name,) in conn.execute("SELECT name FROM sqlite_master")}
+
+
+def _names_of(schema: Schema) -> set[str]:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as model:
+        migrate(model, schema, ":memory:")
+        return _names(model)
 
 
 def _set_up_writer(conn: Connection) -> None:
@@ -246,8 +292,10 @@ class Database(BaseDatabase):
             readers: How many connections answer `read`; with 0 the writer does.
 
         Raises:
+            CorruptDatabase: The file is damaged, or no database at all.
+            DiskFull, DiskFailed: The folder or the file can't be written.
             NewerDatabase: A newer program wrote it.
-            StoreError: The folder can't be written, or the file is no database of this kind; with the path.
+            StoreError: Another program's database stands there. All with the path.
         """
         await asyncio.to_thread(_prepare, path, schema)
         database = cls(path)
@@ -265,10 +313,13 @@ class Database(BaseDatabase):
         # A process that ends without closing must not hang on this thread; what is not committed is lost either way.
         thread: Any = getattr(connection, "_thread", connection)  # before 0.22 the connection is the thread
         thread.daemon = True
-        await connection
-        self._links.push_async_callback(connection.close)
-        link = _Link(connection)
-        await link.hop(set_up)
+        try:
+            await connection
+            self._links.push_async_callback(connection.close)
+            link = _Link(connection)
+            await link.hop(set_up)
+        except sqlite3.Error as error:
+            raise _translated(error, self._where) from error
         return link
 
     async def _on_writer(self, work: Callable[[Connection], T]) -> T:
@@ -293,15 +344,15 @@ class Database(BaseDatabase):
             for iterator in steps_begun:
                 if isinstance(iterator, Generator):
                     iterator.close()
-            if conn.in_transaction:
-                conn.execute("ROLLBACK")
+            _roll_back(conn)
 
         try:
             iterator = await link.hop(begin)
             while (step := await link.hop(lambda _: next(iterator, _END))) is not _END:
                 yield cast(T, step)
         except sqlite3.Error as error:
-            raise _translated(error, self._where) from error
+            with self._watched():
+                raise _translated(error, self._where) from error
         finally:
             await self._give_back(link, end)
 

@@ -6,97 +6,51 @@ Plain functions of a connection, each called inside a transaction. Keys and vect
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Any
 
+from meshq.core import quorum
 from meshq.core.membership import NOBODY, Roster
 from meshq.core.messages import Rows
+from meshq.core.reports import MergeReport
 from meshq.core.task import COLUMNS, Task
 from meshq.errors import InvariantBroken, StaleEpoch
+from meshq.store import clashes, fullcopy, stories, values
+from meshq.store.clusters import dissolve
 from meshq.store.database import Connection
-from meshq.store.rows import pack, pack_frame, pack_members, unpack_frame, unpack_members
-
-PAYLOAD_COLUMNS = ("ref", "epoch", "version", "writer", "seq", "body")
-ROSTER_COLUMNS = ("genesis", "members", "recovery", "epoch", "version", "writer", "seq")
-TASK_KEY = ("rank", "majority", "epoch", "version", "writer", "seq")
-PAYLOAD_KEY = ("epoch", "version", "writer", "seq")
-ROSTER_KEY = ("recovery", "epoch", "version", "writer", "seq")
-TABLES = ("payloads", "tasks", "roster")  # payloads first: a pull that breaks off leaves no task without its value
-
-
-def _names(columns: Iterable[str], prefix: str = "") -> str:
-    return ", ".join(prefix + column for column in columns)
-
-
-def _conflict(table: str, on: str, changed: Sequence[str], key: Sequence[str]) -> str:
-    return (
-        f"ON CONFLICT ({on}) DO UPDATE SET {', '.join(f'{column} = excluded.{column}' for column in changed)}"
-        f" WHERE ({_names(key, 'excluded.')}) > ({_names(key, table + '.')})"
-    )
-
-
-_TASK_CONFLICT = _conflict("tasks", "id", COLUMNS[1:], TASK_KEY)
-_UPSERT_TASKS = f"INSERT INTO tasks ({_names(COLUMNS)}) VALUES ({_names('?' * len(COLUMNS))}) {_TASK_CONFLICT}"
-_UPSERT_PAYLOADS = (
-    f"INSERT INTO payloads ({_names(PAYLOAD_COLUMNS)}) VALUES (?, ?, ?, ?, ?, ?)"
-    f" {_conflict('payloads', 'ref', PAYLOAD_COLUMNS[1:], PAYLOAD_KEY)}"
+from meshq.store.rows import Unpacked, as_json, pack, pack_frame, pack_members, unpack_frame, unpack_members
+from meshq.store.statements import (
+    BEYOND,
+    PAYLOAD_KEY,
+    RESTAMP,
+    ROSTER_COLUMNS,
+    ROSTER_KEY,
+    TABLES,
+    TASK_KEY,
+    TOPS,
+    UPSERT_PAYLOADS,
+    UPSERT_ROSTER,
+    UPSERT_TASKS,
+    names,
 )
-_UPSERT_ROSTER = (
-    f"INSERT INTO roster (one, {_names(ROSTER_COLUMNS)}) VALUES (1, ?, ?, ?, ?, ?, ?, ?)"
-    f" {_conflict('roster', 'one', ROSTER_COLUMNS, ROSTER_KEY)}"
+from meshq.store.vectors import (
+    drop,
+    merge_committed,
+    merge_vector,
+    read_committed,
+    read_dropped,
+    read_seq,
+    read_vector,
+    take_seqs,
+    top_epoch,
 )
 
-
-def _writers(table: str) -> str:
-    # Steps from writer to writer along the index: as many look-ups as there are writers, however many rows.
-    return (
-        f"WITH RECURSIVE writers (writer) AS (SELECT min(writer) FROM {table} UNION ALL"
-        f" SELECT (SELECT min(writer) FROM {table} WHERE writer > writers.writer)"
-        " FROM writers WHERE writers.writer IS NOT NULL)"
-    )
-
-
-_TOPS = {
-    table: f"{_writers(table)} SELECT writer, (SELECT max(seq) FROM {table} AS t WHERE t.writer = writers.writer)"
-    " FROM writers WHERE writer IS NOT NULL"
-    for table in TABLES
-}
-_BEYOND = {
-    "tasks": f"SELECT 'task', {_names(COLUMNS)} FROM tasks WHERE writer = ? AND seq > ? ORDER BY seq",
-    "payloads": f"SELECT 'payload', {_names(PAYLOAD_COLUMNS)} FROM payloads WHERE writer = ? AND seq > ? ORDER BY seq",
-    "roster": f"SELECT 'roster', {_names(ROSTER_COLUMNS)} FROM roster WHERE writer = ? AND seq > ?",
-}
-
-# Rows that are not known committed and that this leader has not stamped in this epoch. One of a later epoch is left
-# alone: its writer deposed us.
-_UNCOMMITTED = """
-  FROM writers CROSS JOIN {table} AS t
-    ON t.writer = writers.writer
-   AND t.seq > coalesce((SELECT seq FROM committed WHERE committed.writer = writers.writer), 0)
- WHERE t.epoch <= :epoch AND NOT (t.writer = :node AND t.epoch = :epoch)"""
-_NUMBERED = ":first - 1 + row_number() OVER (ORDER BY t.epoch, t.writer, t.seq)"
-
-
-def _restamp_sql(table: str, columns: Sequence[str], conflict: str, same: dict[str, str]) -> tuple[str, str]:
-    values = {column: f"t.{column}" for column in columns}
-    values |= {"epoch": ":epoch", "version": "t.version + 1", "writer": ":node", "seq": _NUMBERED} | same
-    rows = _UNCOMMITTED.format(table=table)
-    insert = f"INSERT INTO {table} ({_names(columns)}) SELECT {', '.join(values.values())} {rows} {conflict}"
-    return f"{_writers(table)} SELECT count(*) {rows}", f"{_writers(table)} {insert}"
-
-
-_RESTAMP = {
-    # A payload's body stays where it is: only its stamp moves.
-    "payloads": _restamp_sql(
-        "payloads", PAYLOAD_COLUMNS, _conflict("payloads", "ref", PAYLOAD_KEY, PAYLOAD_KEY), {"body": "x''"}
-    ),
-    "tasks": _restamp_sql("tasks", COLUMNS, _TASK_CONFLICT, {}),
-}
-_MERGE = (
-    "INSERT INTO {table} (writer, seq) VALUES (?, ?)"
-    " ON CONFLICT (writer) DO UPDATE SET seq = excluded.seq WHERE excluded.seq > {table}.seq"
-)
+__all__ = [
+    "PAYLOAD_KEY", "ROSTER_KEY", "TASK_KEY", "Applied", "Pen", "apply", "dissolve", "merge_committed", "read_committed",
+    "read_dropped", "read_roster", "read_seq", "read_vector", "restamp", "rows_beyond", "take_seqs", "top_epoch",
+    "upsert_payloads", "upsert_roster", "upsert_tasks", "write_payload", "write_report", "write_roster", "write_tasks",
+]  # fmt: skip
 
 _task_row = attrgetter(*COLUMNS)
 
@@ -109,11 +63,13 @@ class Pen:
         node: Its id.
         epoch: The epoch that it leads.
         majority: Whether a majority is behind it; what is finished under it then is marked so.
+        version: The protocol version that all replicas speak; with 1 no stories are written, which some could not keep.
     """
 
     node: str
     epoch: int
     majority: bool
+    version: int = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +80,13 @@ class Applied:
         changed: How many rows were newer than what was here.
         roster_changed: Whether the roster is one of them.
         epoch: The highest epoch in the frame; beyond a leader's own it says that this leader was deposed.
-        vector, committed: What holds now, after a last frame; empty before.
+        vector, committed, dropped: What holds now, after a last frame; empty before.
+        tasks: The tasks that are among the changed rows.
+        brought: The seqs, first and last, under which a leader stamped what came; None if it stamped nothing.
+        twice: How many tasks turned out to have run twice.
+        differed: How many of those ended differently.
+        full: Whether a full copy is complete now.
+        held: How many tasks were put aside then.
     """
 
     changed: int
@@ -132,38 +94,13 @@ class Applied:
     epoch: int
     vector: dict[str, int]
     committed: dict[str, int]
-
-
-# -- vectors ---------------------------------------------------------------------------------------------
-
-
-def read_vector(conn: Connection) -> dict[str, int]:
-    """For each writer: this node holds every version up to there, or a later one."""
-    return dict(conn.execute("SELECT writer, seq FROM vector ORDER BY writer"))
-
-
-def read_committed(conn: Connection) -> dict[str, int]:
-    """For each writer: every version up to there is known to be on a majority."""
-    return dict(conn.execute("SELECT writer, seq FROM committed ORDER BY writer"))
-
-
-def merge_committed(conn: Connection, committed: Mapping[str, int]) -> None:
-    """Raises the committed vector to what this one says, where that is more."""
-    conn.executemany(_MERGE.format(table="committed"), committed.items())
-
-
-def read_seq(conn: Connection, node: str) -> int:
-    """The last seq that this node took; 0 before the first."""
-    row = conn.execute("SELECT seq FROM vector WHERE writer = ?", (node,)).fetchone()
-    return int(row[0]) if row else 0
-
-
-def take_seqs(conn: Connection, node: str, count: int) -> int:
-    """Takes the node's next seqs, which are never given again, and returns the first."""
-    last = read_seq(conn, node)
-    if count:
-        conn.execute(_MERGE.format(table="vector"), (node, last + count))
-    return last + 1
+    dropped: dict[str, int] = field(default_factory=dict)
+    tasks: tuple[str, ...] = ()
+    brought: tuple[int, int] | None = None
+    twice: int = 0
+    differed: int = 0
+    full: bool = False
+    held: int = 0
 
 
 # -- writes ----------------------------------------------------------------------------------------------
@@ -186,13 +123,14 @@ def _check_written(pen: Pen, changed: int, epochs: Sequence[int], what: str) -> 
 
 def upsert_tasks(conn: Connection, tasks: Sequence[Task]) -> int:
     """Keeps those of these tasks, stamped already, that are newer than what is here; tells how many that were."""
-    return _upsert(conn, _UPSERT_TASKS, map(_task_row, tasks))
+    return _upsert(conn, UPSERT_TASKS, map(_task_row, tasks))
 
 
 def write_tasks(conn: Connection, pen: Pen, tasks: Sequence[Task]) -> int:
     """Writes new versions of tasks under the pen's stamp, and returns the last seq, or 0 for no tasks.
 
-    Those that are finished get the mark of the majority, if one is behind the pen.
+    Those that are finished get the mark of the majority, if one is behind the pen; the moves in their stories get the
+    pen's epoch and node.
 
     Raises:
         StaleEpoch: A task was written in a later epoch.
@@ -201,20 +139,22 @@ def write_tasks(conn: Connection, pen: Pen, tasks: Sequence[Task]) -> int:
     if not tasks:
         return 0
     first = take_seqs(conn, pen.node, len(tasks))
+    stamp = stories.stamp(pen.epoch, pen.node)
     rows = []
     for seq, task in enumerate(tasks, first):
-        id_, rank, majority, _, version, _, _, *rest = _task_row(task)
+        id_, rank, majority, _, version, _, _, *rest, story = _task_row(task)
         if rank == 1 and pen.majority:
             majority = 1
-        rows.append((id_, rank, majority, pen.epoch, version, pen.node, seq, *rest))
-    changed = _upsert(conn, _UPSERT_TASKS, rows)
+        story = stories.completed(story, stamp) if pen.version > 1 else b""
+        rows.append((id_, rank, majority, pen.epoch, version, pen.node, seq, *rest, story))
+    changed = _upsert(conn, UPSERT_TASKS, rows)
     _check_written(pen, changed, [task.epoch for task in tasks], "tasks")
     return first + len(tasks) - 1
 
 
 def upsert_payloads(conn: Connection, rows: Sequence[tuple[Any, ...]]) -> int:
     """Keeps those of these payload rows, in PAYLOAD_COLUMNS, that are newer than what is here."""
-    return _upsert(conn, _UPSERT_PAYLOADS, rows)
+    return _upsert(conn, UPSERT_PAYLOADS, rows)
 
 
 def write_payload(conn: Connection, pen: Pen, ref: str, body: bytes) -> int:
@@ -231,19 +171,30 @@ def write_payload(conn: Connection, pen: Pen, ref: str, body: bytes) -> int:
     return seq
 
 
+def write_report(conn: Connection, pen: Pen, report: MergeReport, key: str) -> int:
+    """Keeps a report of a merge, in place of an earlier one of this key, and returns its seq; the oldest go."""
+    seq = write_payload(conn, pen, values.REPORT_PREFIX + key, pack(report))
+    values.trim_reports(conn)
+    return seq
+
+
 def read_roster(conn: Connection) -> Roster:
     """The roster that is here; membership.NOBODY where there is none."""
-    row = conn.execute(f"SELECT {_names(ROSTER_COLUMNS)} FROM roster").fetchone()
+    row = conn.execute(f"SELECT {names(ROSTER_COLUMNS)} FROM roster").fetchone()
     if row is None:
         return NOBODY
-    values = dict(zip(ROSTER_COLUMNS, row, strict=True))
-    return Roster(**values | {"members": unpack_members(values["members"])})
+    columns = dict(zip(ROSTER_COLUMNS, row, strict=True))
+    into = columns.pop("into_genesis")
+    lists = {name: unpack_members(columns[name]) for name in ("members", "absorbed")}
+    return Roster(**columns | lists, into=into)
 
 
 def upsert_roster(conn: Connection, roster: Roster) -> int:
     """Keeps the roster, stamped already, if it is newer than what is here; 1 if so."""
-    row = (roster.genesis, pack_members(roster.members), *roster.key)
-    return _upsert(conn, _UPSERT_ROSTER, [row])
+    row = (
+        roster.genesis, pack_members(roster.members), *roster.key, pack_members(roster.absorbed), roster.into,
+    )  # fmt: skip
+    return _upsert(conn, UPSERT_ROSTER, [row])
 
 
 def write_roster(conn: Connection, pen: Pen, roster: Roster) -> Roster:
@@ -262,6 +213,8 @@ def write_roster(conn: Connection, pen: Pen, roster: Roster) -> Roster:
 def restamp(conn: Connection, pen: Pen, *, first: bool) -> int:
     """Writes every row that is not known committed once more under the pen's stamp, in their old order.
 
+    What is finished among them is accepted under the pen's majority, if it has one.
+
     Args:
         pen: Rows that it stamped in this epoch are left as they are.
         first: With the first write of an epoch the roster is written again in any case.
@@ -272,14 +225,14 @@ def restamp(conn: Connection, pen: Pen, *, first: bool) -> int:
     Raises:
         StaleEpoch: The roster was written in a later epoch.
     """
-    for table, (count_sql, insert_sql) in _RESTAMP.items():
-        values = {"epoch": pen.epoch, "node": pen.node}
-        (count,) = conn.execute(count_sql, values).fetchone()
+    for table, (count_sql, insert_sql) in RESTAMP.items():
+        stamp = {"epoch": pen.epoch, "node": pen.node, "majority": int(pen.majority), "stories": pen.version > 1}
+        (count,) = conn.execute(count_sql, stamp).fetchone()
         if count == 0:
             continue
         seq = take_seqs(conn, pen.node, count)
         before = conn.total_changes
-        conn.execute(insert_sql, values | {"first": seq})
+        conn.execute(insert_sql, stamp | {"first": seq})
         _check_written(pen, conn.total_changes - before, [pen.epoch] * count, table)
     roster = read_roster(conn)
     if roster.writer and (first or _is_uncommitted(conn, pen, roster)):
@@ -297,58 +250,137 @@ def _is_uncommitted(conn: Connection, pen: Pen, roster: Roster) -> bool:
 
 
 def _tops(conn: Connection, table: str) -> list[tuple[str, int]]:
-    return conn.execute(_TOPS[table]).fetchall()
+    return conn.execute(TOPS[table]).fetchall()
 
 
-def _packed_beyond(conn: Connection, vector: Mapping[str, int]) -> Iterator[bytes]:
+def _packed_beyond(conn: Connection, vector: Mapping[str, int], version: int) -> Iterator[bytes]:
     for table in TABLES:
         for writer, top in _tops(conn, table):
             if top > vector.get(writer, 0):
-                yield from map(pack, conn.execute(_BEYOND[table], (writer, vector.get(writer, 0))))
+                yield from map(pack, conn.execute(BEYOND[version][table], (writer, vector.get(writer, 0))))
 
 
-def rows_beyond(conn: Connection, vector: Mapping[str, int], frame_bytes: int) -> Iterator[Rows]:
+def rows_beyond(conn: Connection, vector: Mapping[str, int], frame_bytes: int, version: int = 2) -> Iterator[Rows]:
     """All rows with a stamp beyond this vector, in frames, as steps for `Database.stream`.
+
+    All rows there are, as a full copy, for an asker that may lack tombstones that were dropped here. Its frames all
+    carry the vector, and the first one is empty.
 
     Args:
         conn: On one snapshot until the last frame was taken.
         vector: What the asker holds.
         frame_bytes: No frame is larger, except one with a single row that is.
+        version: The protocol version that the asker speaks.
     """
+    mine, dropped = read_vector(conn), read_dropped(conn)
+    full = quorum.is_stale(vector, dropped)
+    name = mine if full else {}
+    if full:
+        yield Rows(rows=pack_frame([]), last=False, vector=name, committed={}, full=True, dropped=dropped)
     frame: list[bytes] = []
     size = 0
-    for row in _packed_beyond(conn, vector):
+    for row in _packed_beyond(conn, {} if full else vector, version):
         if frame and size + len(row) > frame_bytes:
-            yield Rows(rows=pack_frame(frame), last=False, vector={}, committed={})
+            yield Rows(rows=pack_frame(frame), last=False, vector=name, committed={}, full=full)
             frame, size = [], 0
         frame.append(row)
         size += len(row)
-    yield Rows(rows=pack_frame(frame), last=True, vector=read_vector(conn), committed=read_committed(conn))
+    yield Rows(
+        rows=pack_frame(frame), last=True, vector=mine, committed=read_committed(conn), full=full, dropped=dropped
+    )
 
 
-def apply(conn: Connection, rows: Rows, pen: Pen | None) -> Applied:
+def apply(conn: Connection, rows: Rows, pen: Pen | None, *, now_ms: int = 0, source: str = "") -> Applied:
     """Keeps the rows of one frame of a pull that are newer than what is here; with the last, takes the vectors over.
 
     Args:
         conn: In one transaction.
         rows: The frame.
         pen: A leader's, who stamps what it pulled and does not know committed; None for everybody else.
+        now_ms: The wall clock, noted with what a full copy puts aside.
+        source: The node that answered, noted with it too.
 
     Raises:
         Malformed: The frame can't be read; nothing was changed.
     """
     unpacked = unpack_frame(rows)
-    changed = upsert_payloads(conn, unpacked.payloads) + _upsert(conn, _UPSERT_TASKS, unpacked.tasks)
-    roster = _upsert(conn, _UPSERT_ROSTER, unpacked.roster)
-    if rows.last:
+    if fullcopy.begins(rows):
+        fullcopy.begin(conn, rows.vector)
+    copy = fullcopy.under_way(conn)
+    seq = read_seq(conn, pen.node) if pen else 0
+    merged, applied = _merge(conn, unpacked, pen, copy is not None)
+    held, done = 0, rows.last
+    if rows.last and rows.full:
+        # One that another copy overtook, or whose beginning is not known, vouches for nothing.
+        done = fullcopy.is_of(copy, rows.vector)
+        held = fullcopy.end(conn, rows.vector, now_ms, source) if done else 0
+    if done:
         merge_committed(conn, rows.committed)
-        conn.executemany(_MERGE.format(table="vector"), rows.vector.items())
-    if pen is not None and (changed + roster or rows.last):
+        merge_vector(conn, rows.vector)
+        drop(conn, rows.dropped)
+    if pen is not None and (merged or rows.last):
         restamp(conn, pen, first=False)
-    return Applied(
-        changed=changed + roster,
-        roster_changed=roster > 0,
-        epoch=unpacked.epoch,
+    last = read_seq(conn, pen.node) if pen else 0
+    return replace(
+        applied,
+        brought=(seq + 1, last) if last > seq else None,
         vector=read_vector(conn) if rows.last else {},
         committed=read_committed(conn) if rows.last else {},
+        dropped=read_dropped(conn) if rows.last else {},
+        full=rows.full and done,
+        held=held,
     )
+
+
+def _merge(conn: Connection, unpacked: Unpacked, pen: Pen | None, shown: bool) -> tuple[int, Applied]:
+    """Merges rows, and all that follows from it for other rows; tells how many changed."""
+    changed = upsert_payloads(conn, unpacked.payloads)
+    here: dict[str, tuple[Any, ...]] = {}
+    if unpacked.tasks:
+        ids = as_json([row[0] for row in unpacked.tasks])
+        select = f"SELECT id, {names(TASK_KEY)} FROM tasks WHERE id IN (SELECT value FROM json_each(?))"
+        here = {id_: tuple(key) for id_, *key in conn.execute(select, (ids,))}
+    newer, other = [], []
+    for row in unpacked.tasks:
+        key, present = row[1:7], here.get(row[0])
+        if present is None or key > present:
+            newer.append(row)
+        if present is not None and row[1] == present[0] == 1 and key != present:
+            other.append(row)
+    lost = _keep_lost(conn, pen, clashes.lost(conn, other)) if other else []
+    changed += _upsert(conn, UPSERT_TASKS, newer)
+    if shown:
+        fullcopy.shown(conn, [row[0] for row in unpacked.tasks])
+    values.delete_of(conn, [row[0] for row in newer if row[1] == 2])
+    values.delete_of_purged(conn, [row[0] for row in unpacked.payloads])
+    if any(row[0].startswith(values.REPORT_PREFIX) for row in unpacked.payloads):
+        values.trim_reports(conn)
+    roster = _upsert(conn, UPSERT_ROSTER, unpacked.roster)
+    applied = Applied(
+        changed=changed + roster, roster_changed=roster > 0, epoch=unpacked.epoch, vector={}, committed={},
+        tasks=tuple(dict.fromkeys(row[0] for row in newer)),
+        twice=len(lost), differed=sum(one.differs for one in lost),
+    )  # fmt: skip
+    return changed + roster, applied
+
+
+def _keep_lost(conn: Connection, pen: Pen | None, lost: Sequence[clashes.Lost]) -> list[clashes.Lost]:
+    """Keeps the outcomes that lost; those that were not here before.
+
+    A leader stamps them itself, so that everybody gets them; without one they keep the stamp of the row that lost.
+    """
+    refs = as_json([one.row[0] for one in lost])
+    known = {
+        ref
+        for (ref,) in conn.execute("SELECT ref FROM payloads WHERE ref IN (SELECT value FROM json_each(?))", (refs,))
+    }
+    new = [one for one in lost if one.row[0] not in known]
+    if pen is None:
+        upsert_payloads(conn, [one.row for one in lost])
+    elif new:
+        first = take_seqs(conn, pen.node, len(new))
+        upsert_payloads(conn, [
+            (ref, pen.epoch, version + 1, pen.node, seq, body)
+            for seq, (ref, _, version, _, _, body) in enumerate((one.row for one in new), first)
+        ])  # fmt: skip
+    return new

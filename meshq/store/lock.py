@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
 
-from meshq.errors import Conflict, StoreError
+from meshq.errors import Conflict
+from meshq.store.files import disk_error
 
 PID_FILE = "meshq.pid"
 
@@ -21,9 +23,10 @@ class Lock:
         """Gives the directory free; a second time does nothing."""
         if self._handle is not None:
             # The file stays: removing it would let two others each lock a file of this name.
-            os.ftruncate(self._handle, 0)
-            os.close(self._handle)
-            self._handle = None
+            handle, self._handle = self._handle, None
+            with contextlib.suppress(OSError):  # a disk that fails keeps nobody from stopping
+                os.ftruncate(handle, 0)
+            os.close(handle)
 
 
 def acquire(data_dir: Path) -> Lock:
@@ -31,13 +34,13 @@ def acquire(data_dir: Path) -> Lock:
 
     Raises:
         Conflict: Another daemon has it; the message names its pid.
-        StoreError: The directory can't be written.
+        DiskFull, DiskFailed: The directory can't be written; with the path.
     """
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle = os.open(data_dir / PID_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise StoreError(f"{data_dir}: can't be written: {error.strerror}") from error
+        raise disk_error(data_dir, error) from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(handle, 0)
@@ -49,7 +52,7 @@ def acquire(data_dir: Path) -> Lock:
         raise Conflict(f"{data_dir}: a meshq daemon {who}runs on this data directory") from None
     except OSError as error:
         os.close(handle)
-        raise StoreError(f"{data_dir / PID_FILE}: can't be written: {error.strerror}") from error
+        raise disk_error(data_dir / PID_FILE, error) from error
     return Lock(handle)
 
 

@@ -5,16 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
 
-from meshq.core.requests import Outcome, TaskSpec, TaskView
+from meshq.core.reports import TaskView
+from meshq.core.requests import Outcome, TaskSpec
 from meshq.core.task import State
-from meshq.store.database import BaseDatabase, Connection, Damaged, Database
+from meshq.store.database import BaseDatabase, Connection
 from meshq.store.rows import as_json, pack
-from meshq.store.schema import OUTBOX
 
 logger = logging.getLogger(__name__)
 
@@ -41,29 +40,6 @@ class Outbox:
     def __init__(self, database: BaseDatabase, wall_ms: Callable[[], int]) -> None:
         self._database = database
         self._wall_ms = wall_ms
-
-    @classmethod
-    async def open(cls, path: Path, wall_ms: Callable[[], int]) -> tuple[Outbox, Path | None]:
-        """Opens or makes the file. A damaged one is renamed and a new one begun.
-
-        Returns:
-            The outbox, and where the damaged file is now; None if it was not damaged.
-
-        Raises:
-            StoreError: It can't be used; with the path.
-        """
-        damaged = None
-        try:
-            database = await Database.open(path, schema=OUTBOX, readers=1)
-            try:
-                await database.read(partial(_check, path))
-            except Damaged:
-                await database.close()
-                raise
-        except Damaged:
-            damaged = _move_away(path)
-            database = await Database.open(path, schema=OUTBOX, readers=1)
-        return cls(database, wall_ms), damaged
 
     async def close(self) -> None:
         """Closes the file."""
@@ -219,21 +195,3 @@ def _view(spec: TaskSpec, put_ms: int) -> TaskView:
         submitted_ms=put_ms,
         queued=True,
     )
-
-
-def _check(path: Path, conn: Connection) -> None:
-    (found,) = conn.execute("PRAGMA quick_check(1)").fetchone()
-    if found != "ok":
-        raise Damaged(f"{path}: is damaged: {found}")
-
-
-def _move_away(path: Path) -> Path:
-    number = 1
-    while (target := path.with_name(f"{path.name}.damaged-{number}")).exists():
-        number += 1
-    path.rename(target)
-    for suffix in ("-wal", "-shm"):
-        beside = path.with_name(path.name + suffix)
-        if beside.exists():
-            beside.rename(target.with_name(target.name + suffix))
-    return target

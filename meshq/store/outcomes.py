@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from meshq.core import task as moves
+from meshq.core.ids import short
 from meshq.core.requests import Outcome
 from meshq.core.task import FINISHED, OPEN, State, Task
 from meshq.errors import Malformed
@@ -33,17 +34,26 @@ class FinishDone:
     finished: tuple[str, ...]
 
 
-def release(conn: Connection, pen: Pen, ids: Iterable[str]) -> int:
+def release(conn: Connection, pen: Pen, ids: Iterable[str], now_ms: int = 0, cause: str = "released") -> int:
     """Ends the runs of these tasks without an outcome, so that they wait again; those that don't run stay as they are.
+
+    Args:
+        conn: In one transaction.
+        pen: As whom the leader writes.
+        ids: The tasks.
+        now_ms: The wall clock.
+        cause: Why, for their stories.
 
     Returns:
         The last seq written; 0 where nothing changed.
     """
     running = [task for task in _tasks(conn, ids) if task.state == State.RUNNING]
-    return write_tasks(conn, pen, [moves.released(task) for task in running])
+    return write_tasks(conn, pen, [moves.released(task, now_ms, cause) for task in running])
 
 
-def count_losses(conn: Connection, pen: Pen, ids: Iterable[str], losses_max: int, now_ms: int) -> tuple[str, ...]:
+def count_losses(
+    conn: Connection, pen: Pen, ids: Iterable[str], losses_max: int, now_ms: int, worker: str = ""
+) -> tuple[str, ...]:
     """Counts that a node was lost which ran these tasks; finished ones stay as they are.
 
     Args:
@@ -52,18 +62,23 @@ def count_losses(conn: Connection, pen: Pen, ids: Iterable[str], losses_max: int
         ids: The tasks.
         losses_max: The loss that ends a task as failed.
         now_ms: The wall clock.
+        worker: The node that was lost, for their stories.
 
     Returns:
         Those that are failed now.
     """
-    counted = [moves.lost(task) for task in _tasks(conn, ids) if task.state in OPEN]
+    counted: list[Task] = []
+    for task in _tasks(conn, ids):
+        if task.state in OPEN:
+            lost = worker or task.worker
+            cause = f"worker {short(lost)} lost" if lost else "its worker was lost"
+            task = moves.lost(task, now_ms, f"{cause}, {task.losses + 1} of at most {losses_max - 1}")
+            if task.losses >= losses_max:
+                reason = f"given up: the node that ran it was lost {task.losses} times"
+                task = moves.failed(task, _error_with(task.error, "NodeLost", reason), now_ms, "too many losses")
+            counted.append(task)
     write_tasks(conn, pen, counted)
-    reason = f"given up: the node that ran it was lost {losses_max} times"
-    given_up = [task for task in counted if task.losses >= losses_max]
-    write_tasks(
-        conn, pen, [moves.failed(task, _error_with(task.error, "NodeLost", reason), now_ms) for task in given_up]
-    )
-    return tuple(task.id for task in given_up)
+    return tuple(task.id for task in counted if task.state == State.FAILED)
 
 
 def _tasks(conn: Connection, ids: Iterable[str]) -> list[Task]:
@@ -124,34 +139,62 @@ def _succeeded(
     conn: Connection, pen: Pen, task: Task, outcome: Outcome, worker: str, now_ms: int, inline_bytes_max: int
 ) -> Task:
     if outcome.result is None or len(outcome.result) <= inline_bytes_max:
-        return moves.succeeded(task, worker, outcome.result, None, now_ms)
+        return moves.succeeded(task, worker, outcome.result, None, now_ms, _cause_of_success(task, worker))
     # Two leaders may both finish a task, so the value is named after this write and not after the task alone.
     ref = f"{task.id}/result/{pen.node}.{read_seq(conn, pen.node) + 1}"
     write_payload(conn, pen, ref, outcome.result)
-    return moves.succeeded(task, worker, None, ref, now_ms)
+    return moves.succeeded(task, worker, None, ref, now_ms, _cause_of_success(task, worker))
+
+
+def _cause_of_success(task: Task, worker: str) -> str:
+    return "succeeded" if task.worker == worker else "succeeded; another worker's claim stood"
 
 
 def _ended(task: Task, outcome: Outcome, crashes_max: int, now_ms: int) -> Task:
     if outcome.kind == "released":
-        return moves.released(task)
-    crashed = outcome.kind == "crashed"
+        return moves.released(task, now_ms, "released by a drain")
+    if outcome.kind == "crashed":
+        return _crashed(task, outcome, crashes_max, now_ms)
     error = outcome.error if outcome.error is not None else _error_with(None, "Failed", "the run failed")
-    again_ms = now_ms + moves.retry_delay_ms(task)
-    if crashed and task.crashes + 1 >= crashes_max:
-        reason = f"given up: the process that ran it died {crashes_max} times"
-        return moves.failed(task, _error_with(outcome.error, "Crashed", reason), now_ms, crashed=True)
-    if outcome.final or not (crashed or task.failures < task.retries):
-        return moves.failed(task, error, now_ms, crashed=crashed, raised=not crashed)
-    return moves.retried(task, again_ms, error, crashed=crashed)
+    raised = f"raised {_type_of(error)}"
+    if outcome.final or task.failures >= task.retries:
+        why = "that is final" if outcome.final else "retries used up" if task.retries else "no retries"
+        return moves.failed(task, error, now_ms, f"{raised}, {why}", raised=True)
+    wait_ms = moves.retry_delay_ms(task)
+    cause = f"{raised}, retry {task.failures + 1} of {task.retries} in {wait_ms / 1000:g} s"
+    return moves.retried(task, now_ms + wait_ms, error, now_ms, cause)
+
+
+def _crashed(task: Task, outcome: Outcome, crashes_max: int, now_ms: int) -> Task:
+    crashes = task.crashes + 1
+    if crashes >= crashes_max:
+        reason = f"given up: the process that ran it died {crashes} times"
+        error = _error_with(outcome.error, "Crashed", reason)
+        return moves.failed(task, error, now_ms, f"child died {crashes} times", crashed=True)
+    error = outcome.error if outcome.error is not None else _error_with(None, "Failed", "the run failed")
+    if outcome.final:
+        return moves.failed(task, error, now_ms, "child died, that is final", crashed=True)
+    wait_ms = moves.retry_delay_ms(task)
+    cause = f"child died, {crashes} of at most {crashes_max - 1} times, again in {wait_ms / 1000:g} s"
+    return moves.retried(task, now_ms + wait_ms, error, now_ms, cause, crashed=True)
+
+
+def _fields_of(error: bytes | None) -> dict[str, Any]:
+    """What an error says of itself; nothing where it can't be read, for it is a worker's own words."""
+    try:
+        fields = None if error is None else msgspec.msgpack.decode(error)
+    except msgspec.DecodeError:
+        fields = None
+    return fields if isinstance(fields, dict) else {}
+
+
+def _type_of(error: bytes) -> str:
+    type_ = _fields_of(error).get("type")
+    return type_[:80] if isinstance(type_, str) and type_ else "an error"
 
 
 def _error_with(error: bytes | None, type_: str, reason: str) -> bytes:
-    known: Any = None
-    if error is not None:
-        try:
-            known = msgspec.msgpack.decode(error)
-        except msgspec.DecodeError:
-            known = None  # a worker's own words, which can't be read: the reason stands alone
-    if not isinstance(known, dict) or not isinstance(known.get("message"), str):
+    known = _fields_of(error)
+    if not isinstance(known.get("message"), str):
         return pack({"type": type_, "message": reason, "traceback": ""})
     return pack({**known, "message": f"{known['message']} ({reason})"})

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from meshq.core.events import Promise
 from meshq.errors import InvariantBroken
-from meshq.store.database import BaseDatabase, Connection, Database
-from meshq.store.schema import PROMISE
+from meshq.store.database import BaseDatabase, Connection
 
 
 class PromiseStore:
     """The highest epoch that this node promised, and to whom.
 
     Args:
-        database: With the schema `PROMISE`; the simulator hands in an inline one.
+        database: With the schema `PROMISE`. It has no reader, so that what is loaded is what was saved last.
     """
 
     def __init__(self, database: BaseDatabase) -> None:
         self._database = database
-
-    @classmethod
-    async def open(cls, path: Path) -> PromiseStore:
-        """Opens or makes the file.
-
-        Raises:
-            StoreError: It can't be used; with the path.
-        """
-        return cls(await Database.open(path, schema=PROMISE, readers=0))
 
     async def load(self) -> Promise:
         """What was promised last; of epoch 0 before the first promise."""
@@ -43,6 +31,7 @@ class PromiseStore:
 
         Raises:
             InvariantBroken: A higher epoch was promised before.
+            StoreError: It can't be written; nothing that depends on the promise may be said.
         """
 
         def work(conn: Connection) -> None:
@@ -56,6 +45,10 @@ class PromiseStore:
                 raise InvariantBroken(f"epoch {promise.epoch} is lower than the one that was promised before")
 
         await self._database.write(work)
+
+    async def reset(self) -> None:
+        """Forgets what was promised in a cluster that is no more; for how long its leases lasted is kept."""
+        await self._database.write(lambda conn: conn.execute("UPDATE promise SET epoch = 0, holder = ''"))
 
     async def close(self) -> None:
         """Closes the file."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from meshq.core import limits
 from meshq.core import task as moves
+from meshq.core.ids import short
 from meshq.core.requests import ClaimRef, TaskSpec
 from meshq.core.task import COLUMNS, FINISHED, OPEN, State, Task
 from meshq.errors import Conflict, InvariantBroken, NotFound
@@ -20,14 +21,17 @@ from meshq.store.feed import Pen, read_seq, write_payload, write_tasks
 from meshq.store.outcomes import FinishDone, count_losses, finish, release
 from meshq.store.reads import (
     TASK_COLUMNS,
+    clashes,
     counts,
     find,
     get,
     get_many,
+    held,
     next_due_ms,
     open_count,
     page,
     payload_of,
+    reports,
     running,
     running_ids,
     running_workers,
@@ -37,9 +41,9 @@ from meshq.store.reads import (
 from meshq.store.rows import as_json
 
 __all__ = [
-    "Budget", "FinishDone", "adopt", "cancel", "claim", "count_losses", "counts", "find", "finish", "get", "get_many",
-    "next_due_ms", "open_count", "page", "payload_of", "release", "retry_spec", "running", "running_ids",
-    "running_workers", "submit", "views",
+    "Budget", "FinishDone", "adopt", "cancel", "claim", "clashes", "count_losses", "counts", "find", "finish", "get",
+    "get_many", "held", "next_due_ms", "open_count", "page", "payload_of", "present", "release", "reports",
+    "retry_spec", "running", "running_ids", "running_workers", "submit", "views",
 ]  # fmt: skip
 
 _EPOCH, _WRITER, _SEQ = (COLUMNS.index(column) for column in ("epoch", "writer", "seq"))
@@ -78,7 +82,12 @@ def _task_of_spec(spec: TaskSpec, now_ms: int, inline: bool) -> Task:
         retry_of=spec.retry_of,
         batch=spec.batch,
         submitted_ms=now_ms,
+        story=moves.entry(moves.Move.SUBMIT, now_ms, None, _cause_of_submit(spec)),
     )
+
+
+def _cause_of_submit(spec: TaskSpec) -> str:
+    return f"submitted, as another run of {short(spec.retry_of)}" if spec.retry_of else "submitted"
 
 
 def _holders_of_keys(conn: Connection, keys: Iterable[str]) -> dict[str, str]:
@@ -132,14 +141,12 @@ def present(conn: Connection, ids: Iterable[str]) -> set[str]:
 # -- claims ----------------------------------------------------------------------------------------------
 
 
-def _may_be_given(committed: Mapping[str, int], only_epoch: int | None) -> tuple[str, list[Any]]:
-    stamps = [stamp for stamp in committed.items() if stamp[1] > 0]
+def _may_be_given(node: str, shown: Mapping[str, int], only_after: int | None) -> tuple[str, list[Any]]:
+    if only_after is not None:
+        return "tasks.writer = ? AND tasks.seq > ? AND tasks.seq <= ?", [node, only_after, shown.get(node, 0)]
+    stamps = [stamp for stamp in shown.items() if stamp[1] > 0]
     condition = f"({' OR '.join(['(tasks.writer = ? AND tasks.seq <= ?)'] * len(stamps))})"
-    values: list[Any] = [value for stamp in stamps for value in stamp]
-    if only_epoch is None:
-        return condition, values
-    # Whatever was written again or moved since has a higher version.
-    return f"{condition} AND tasks.epoch = ? AND tasks.version = 0", [*values, only_epoch]
+    return condition, [value for stamp in stamps for value in stamp]
 
 
 def claim(
@@ -149,10 +156,12 @@ def claim(
     names: Collection[str],
     budget: Budget,
     *,
-    committed: Mapping[str, int],
+    shown: Mapping[str, int],
     now_ms: int,
     limit: int,
-    only_epoch: int | None = None,
+    only_after: int | None = None,
+    brought: Sequence[tuple[int, int]] = (),
+    avoid: Collection[str] = (),
 ) -> list[tuple[Task, bytes]]:
     """Gives a worker its next tasks: of the highest priority first, then the oldest by the order of arrival here.
 
@@ -162,17 +171,28 @@ def claim(
         node: The worker.
         names: The tasks that it knows.
         budget: How much it wants.
-        committed: Only tasks whose stamp is within it are given.
+        shown: Only tasks whose stamp is within it are given: what is committed, and in a split what it wrote too.
         now_ms: The wall clock, for tasks that are to start later.
         limit: At most so many.
-        only_epoch: Only tasks submitted in this epoch, as long as others may still run elsewhere.
+        only_after: Only tasks that the pen's node itself wrote after this seq, as long as older ones may still run
+            elsewhere. What it wrote again with its first write of the epoch is not among them.
+        brought: With `only_after`, seqs from first to last under which it stamped what came by pulls, which may still
+            run elsewhere too.
+        avoid: Tasks that this worker is not to be given now.
 
     Returns:
         The tasks, running now, each with its packed `[args, kwargs]`.
     """
-    if not names or not any(committed.values()):
+    if not names or not any(shown.values()):
         return []
-    condition, values = _may_be_given(committed, only_epoch)
+    condition, values = _may_be_given(pen.node, shown, only_after)
+    if only_after is not None and brought:
+        condition += " AND NOT EXISTS (SELECT 1 FROM json_each(?) AS range WHERE tasks.seq"
+        condition += " BETWEEN json_extract(range.value, '$[0]') AND json_extract(range.value, '$[1]'))"
+        values.append(as_json(brought))
+    if avoid:
+        condition += " AND tasks.id NOT IN (SELECT value FROM json_each(?))"
+        values.append(as_json(list(avoid)))
     # One whose large arguments are not here yet waits for the pull that brings them.
     rows = conn.execute(
         f"SELECT coalesce(tasks.payload, payloads.body), {TASK_COLUMNS}"
@@ -202,7 +222,12 @@ def claim(
 
 
 def adopt(
-    conn: Connection, pen: Pen, runs: Sequence[ClaimRef], worker: str, now_ms: int
+    conn: Connection,
+    pen: Pen,
+    runs: Sequence[ClaimRef],
+    worker: str,
+    now_ms: int,
+    cause: str = "adopted after a takeover",
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Takes over runs that a worker announces and that this leader did not give.
 
@@ -217,7 +242,7 @@ def adopt(
     for run in runs:
         task = tasks.get(run.task)
         if task is not None and task.state in OPEN:
-            adopted.setdefault(run.task, moves.adopted(task, worker, run.attempt, now_ms))
+            adopted.setdefault(run.task, moves.adopted(task, worker, run.attempt, now_ms, cause))
         else:
             refused.append(run.task)
     write_tasks(conn, pen, list(adopted.values()))

@@ -7,11 +7,20 @@ from typing import Any
 
 from meshq.core import limits
 from meshq.core.ids import ID_LENGTH, short
-from meshq.core.requests import TasksQuery, TaskView, TaskViews
+from meshq.core.reports import MergeReport, TaskView, TaskViews
+from meshq.core.requests import TasksQuery
 from meshq.core.task import COLUMNS, FINISHED, State, Task
 from meshq.errors import Ambiguous, Malformed, NotFound
+from meshq.store import values
+from meshq.store.clashes import clashes
 from meshq.store.database import Connection
+from meshq.store.fullcopy import held
 from meshq.store.rows import as_json
+
+__all__ = [
+    "SHOWN_STATES", "TASK_COLUMNS", "clashes", "counts", "find", "get", "get_many", "held", "next_due_ms", "open_count",
+    "page", "payload_of", "reports", "running", "running_ids", "running_workers", "task_of", "views",
+]  # fmt: skip
 
 SHOWN_STATES = (State.PENDING, State.RUNNING, State.DONE, State.FAILED, State.CANCELLED)
 CANDIDATES_MAX = 5
@@ -21,7 +30,7 @@ _VIEW_FIELDS = (
     "id", "name", "state", "attempt", "error", "retry_of", "priority", "worker", "failures", "crashes",
     "losses", "submitted_ms", "started_ms", "finished_ms",
 )  # fmt: skip
-_VIEW_COLUMNS = ", ".join(f"tasks.{column}" for column in (*_VIEW_FIELDS, "writer", "seq"))
+_VIEW_COLUMNS = ", ".join(f"tasks.{column}" for column in (*_VIEW_FIELDS, "majority", "writer", "seq"))
 _AMONG = "tasks.id IN (SELECT value FROM json_each(?))"
 
 
@@ -73,23 +82,33 @@ def get_many(conn: Connection, ids: Collection[str]) -> dict[str, Task]:
     return {row[0]: task_of(row) for row in rows}
 
 
-def is_shown_finished(writer: str, seq: int, committed: Mapping[str, int] | None) -> bool:
-    """Whether a finished row may be shown as such: only once its stamp is committed."""
-    return committed is None or seq <= committed.get(writer, 0)
+def _is_within(writer: str, seq: int, vector: Mapping[str, int] | None) -> bool:
+    return vector is None or seq <= vector.get(writer, 0)
 
 
-def _view(row: Sequence[Any], committed: Mapping[str, int] | None, result: bytes | None = None) -> TaskView:
-    *columns, writer, seq = row
-    values = dict(zip(_VIEW_FIELDS, columns, strict=True))
-    if values["state"] in FINISHED and not is_shown_finished(writer, seq, committed):
-        state = State.PENDING if values["started_ms"] is None else State.RUNNING
-        values |= {"state": state.value, "error": None, "finished_ms": None}
-        result = None
-    return TaskView(**values, result=result)
+def _view(
+    row: Sequence[Any],
+    shown: Mapping[str, int] | None,
+    committed: Mapping[str, int] | None,
+    result: bytes | None = None,
+) -> TaskView:
+    *columns, majority, writer, seq = row
+    fields = dict(zip(_VIEW_FIELDS, columns, strict=True))
+    if fields["state"] not in FINISHED:
+        return TaskView(**fields, result=result)
+    if not _is_within(writer, seq, shown):
+        state = State.PENDING if fields["started_ms"] is None else State.RUNNING
+        return TaskView(**fields | {"state": state.value, "error": None, "finished_ms": None})
+    # Only what is both accepted under a majority and known to be on one can't be replaced any more.
+    return TaskView(**fields, result=result, majority=bool(majority) and _is_within(writer, seq, committed))
 
 
 def views(
-    conn: Connection, ids: Collection[str], committed: Mapping[str, int] | None = None, with_result: bool = False
+    conn: Connection,
+    ids: Collection[str],
+    shown: Mapping[str, int] | None = None,
+    committed: Mapping[str, int] | None = None,
+    with_result: bool = False,
 ) -> list[TaskView]:
     """The tasks of these whole ids as people see them, in this order; those that are not here are left out.
 
@@ -98,7 +117,8 @@ def views(
     Args:
         conn: On one snapshot.
         ids: Whole ids.
-        committed: What is known committed: what is finished beyond it is shown as not finished yet. None shows all.
+        shown: Up to where versions are shown: what is finished beyond it is shown as not finished yet. None shows all.
+        committed: What is known committed: what is finished beyond it has no majority. None stands for `shown`.
         with_result: Whether the results come along.
     """
     result = "coalesce(tasks.result, payloads.body)" if with_result else "NULL"
@@ -106,12 +126,17 @@ def views(
     rows = conn.execute(
         f"SELECT {result}, {_VIEW_COLUMNS} FROM tasks {join} WHERE {_AMONG} AND tasks.rank < 2", (as_json(ids),)
     )
-    found = {row[1]: _view(row[1:], committed, row[0]) for row in _fitting(rows)}
+    found = {row[1]: _view(row[1:], shown, committed, row[0]) for row in _fitting(rows)}
     return [found[id_] for id_ in dict.fromkeys(ids) if id_ in found]
 
 
-def page(conn: Connection, query: TasksQuery, committed: Mapping[str, int] | None = None) -> TaskViews:
-    """A page of the list of tasks, newest first, without their results.
+def page(
+    conn: Connection,
+    query: TasksQuery,
+    shown: Mapping[str, int] | None = None,
+    committed: Mapping[str, int] | None = None,
+) -> TaskViews:
+    """A page of the list of tasks, newest first, without their results; `shown` and `committed` as for `views`.
 
     Raises:
         Malformed: There is no such state.
@@ -134,9 +159,9 @@ def page(conn: Connection, query: TasksQuery, committed: Mapping[str, int] | Non
         (*values, limit + 1),
     ).fetchall()
     kept = list(_fitting(rows[:limit]))
-    shown = [_view(row, committed) for row in kept]
+    found = [_view(row, shown, committed) for row in kept]
     # One that is finished and not committed yet is shown in another state than it was found by.
-    fitting = tuple(view for view in shown if query.state is None or view.state == query.state)
+    fitting = tuple(view for view in found if query.state is None or view.state == query.state)
     return TaskViews(tasks=fitting, next=kept[-1][0] if len(rows) > len(kept) else None)
 
 
@@ -192,7 +217,9 @@ def next_due_ms(conn: Connection, now_ms: int) -> int | None:
 
 def payload_of(conn: Connection, task: Task) -> bytes | None:
     """The task's packed `[args, kwargs]`, wherever it stands; None where it is not here."""
-    if task.payload_ref is None:
-        return task.payload
-    row = conn.execute("SELECT body FROM payloads WHERE ref = ?", (task.payload_ref,)).fetchone()
-    return bytes(row[0]) if row else None
+    return task.payload if task.payload_ref is None else values.body_of(conn, task.payload_ref)
+
+
+def reports(conn: Connection, limit: int = values.REPORTS_MAX) -> tuple[MergeReport, ...]:
+    """The newest reports of merges, newest first."""
+    return tuple(report for _, report in values.reports(conn)[:limit])

@@ -1,6 +1,7 @@
 """Rows between the database and the wire: how they are packed, and checked when they come in.
 
-A packed row is a list of its kind and its columns, in the order of the table. Columns may be added at the end.
+A packed row is a list of its kind and its columns, in the order of the table. Columns may be added at the end, with a
+default for rows of a node that does not know them.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from msgspec import Meta
 
 from meshq.core import limits
 from meshq.core.messages import Rows
-from meshq.core.task import RANK, State
+from meshq.core.task import RANK, STORY_BYTES_MAX, State
 from meshq.errors import Malformed
 
 _Id = Annotated[str, Meta(min_length=1, max_length=64)]
 _Whole = Annotated[int, Meta(ge=-(1 << 62), le=1 << 62)]
 _Count = Annotated[int, Meta(ge=0, le=1 << 62)]
 _Seq = Annotated[int, Meta(ge=1, le=1 << 62)]
-_Epoch = Annotated[int, Meta(ge=0, le=limits.EPOCH_MAX)]
+_Epoch = Annotated[int, Meta(ge=0, lt=limits.EPOCH_MAX)]
 _Ref = Annotated[str, Meta(min_length=1, max_length=256)]
 _Seconds = Annotated[float, Meta(ge=0)]
 
@@ -59,6 +60,7 @@ class TaskRow(msgspec.Struct, array_like=True, tag="task", frozen=True):
     submitted_ms: _Whole
     started_ms: _Whole | None
     finished_ms: _Whole | None
+    story: Annotated[bytes, Meta(max_length=4 * STORY_BYTES_MAX)] = b""
 
 
 class PayloadRow(msgspec.Struct, array_like=True, tag="payload", frozen=True):
@@ -82,6 +84,8 @@ class RosterRow(msgspec.Struct, array_like=True, tag="roster", frozen=True):
     version: _Count
     writer: _Id
     seq: _Seq
+    absorbed: bytes = b"\x90"
+    into_genesis: Annotated[str, Meta(max_length=64)] = ""
 
 
 @dataclass(slots=True)
@@ -100,7 +104,7 @@ pack = msgspec.msgpack.Encoder().encode
 
 
 def pack_members(members: tuple[str, ...]) -> bytes:
-    """The roster's members as they are stored."""
+    """The roster's members, or the clusters that it absorbed, as they are stored."""
     return pack(members)
 
 
@@ -132,10 +136,11 @@ def unpack_frame(rows: Rows) -> Unpacked:
                 unpacked.payloads.append(msgspec.structs.astuple(row))
             else:
                 unpack_members(row.members)
+                unpack_members(row.absorbed)
                 unpacked.roster.append(msgspec.structs.astuple(row))
     except msgspec.MsgspecError as error:
         raise Malformed(f"pulled rows: {error}") from error
-    for vector in (rows.vector, rows.committed):
+    for vector in (rows.vector, rows.committed, rows.dropped):
         _check_vector(vector.items())
     return unpacked
 
@@ -146,6 +151,6 @@ def _check_vector(entries: Iterable[tuple[object, object]]) -> None:
             raise Malformed(f"pulled rows: {writer!r:.80}: {seq!r:.40} is no entry of a vector")
 
 
-def as_json(values: Iterable[str] | Mapping[str, int]) -> str:
+def as_json(values: Iterable[str | tuple[int, int]] | Mapping[str, int]) -> str:
     """Values as one parameter of a statement, to be read there by `json_each`."""
     return msgspec.json.encode(values if isinstance(values, Mapping) else list(values)).decode()

@@ -33,7 +33,8 @@ CREATE TABLE tasks (
     error BLOB,
     submitted_ms INTEGER NOT NULL,
     started_ms INTEGER,
-    finished_ms INTEGER
+    finished_ms INTEGER,
+    story BLOB NOT NULL DEFAULT x''
 );
 
 CREATE INDEX tasks_stamp ON tasks (writer, seq);
@@ -41,9 +42,11 @@ CREATE INDEX tasks_state ON tasks (state, id);
 CREATE INDEX tasks_pending ON tasks (priority DESC) WHERE state = 'pending';
 CREATE INDEX tasks_due ON tasks (not_before_ms) WHERE state = 'pending' AND not_before_ms > 0;
 CREATE INDEX tasks_running ON tasks (worker) WHERE state = 'running';
+CREATE INDEX tasks_finished ON tasks (finished_ms) WHERE rank = 1;
 CREATE INDEX tasks_key ON tasks (key, id) WHERE key IS NOT NULL;
 
--- Large arguments and results: rows of their own, so that a task's moves do not send them again.
+-- Large arguments and results: rows of their own, so that a task's moves do not send them again. Those of a task
+-- are named TASK/args, TASK/result/..., and TASK/clash/... for an outcome that lost; reports of merges merge/....
 CREATE TABLE payloads (
     ref TEXT NOT NULL PRIMARY KEY,
     epoch INTEGER NOT NULL,
@@ -55,7 +58,7 @@ CREATE TABLE payloads (
 
 CREATE INDEX payloads_stamp ON payloads (writer, seq);
 
--- One row at most. The members are a packed list of ids.
+-- One row at most. The members are a packed list of ids, and so are the clusters that it absorbed.
 CREATE TABLE roster (
     one INTEGER NOT NULL PRIMARY KEY CHECK (one = 1),
     genesis TEXT NOT NULL,
@@ -64,7 +67,9 @@ CREATE TABLE roster (
     epoch INTEGER NOT NULL,
     version INTEGER NOT NULL,
     writer TEXT NOT NULL,
-    seq INTEGER NOT NULL
+    seq INTEGER NOT NULL,
+    absorbed BLOB NOT NULL DEFAULT x'90',
+    into_genesis TEXT NOT NULL DEFAULT ''
 );
 
 -- For each writer: I hold every version up to there, or a later one.
@@ -78,6 +83,26 @@ CREATE TABLE committed (
     writer TEXT NOT NULL PRIMARY KEY,
     seq INTEGER NOT NULL
 ) WITHOUT ROWID;
+
+-- For each writer: its tombstones up to there were dropped, everywhere or soon.
+CREATE TABLE dropped (
+    writer TEXT NOT NULL PRIMARY KEY,
+    seq INTEGER NOT NULL
+) WITHOUT ROWID;
+
+-- The tasks that were here when a full copy began, and that nobody has shown since. Not replicated.
+CREATE TABLE suspects (
+    id TEXT NOT NULL PRIMARY KEY
+) WITHOUT ROWID;
+
+-- What a full copy took out of the queue: packed tasks with their large values. Not replicated.
+CREATE TABLE held (
+    number INTEGER NOT NULL PRIMARY KEY,
+    id TEXT NOT NULL,
+    at_ms INTEGER NOT NULL,
+    source TEXT NOT NULL,
+    task BLOB NOT NULL
+);
 
 -- Where other nodes were last reached. Not replicated. The addresses are a packed list.
 CREATE TABLE peers (

@@ -59,6 +59,7 @@ LENGTHS_MAX: Final[Mapping[tuple[str, str], int]] = {
     ("Outcome", "error"): limits.ERROR_BYTES_MAX,
     ("SubmitResult", "outcomes"): limits.OUTCOMES_MAX,
     ("WaitQuery", "ids"): limits.WAIT_IDS_MAX,
+    ("Forget", "node"): limits.NAME_CHARS_MAX,
 }
 
 

@@ -69,6 +69,7 @@ class Connection:
     Args:
         socket: The open WebSocket, both greetings done.
         peer: The other side's greeting.
+        version: The protocol version that the two agreed on.
         address: Where the other side is reached.
         handler: What answers its requests.
         spawn: Starts a background task, which outlives the connection; None where all is being closed.
@@ -79,12 +80,14 @@ class Connection:
         self,
         socket: WebSocket,
         peer: Greeting,
+        version: int,
         address: str,
         handler: Handler,
         spawn: Spawn,
         count: Callable[[str], None],
     ) -> None:
         self.peer = peer
+        self.version = version
         self.address = address
         self.open = True
         self._socket = socket

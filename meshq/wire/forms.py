@@ -120,6 +120,21 @@ def task_id(text: str) -> str:
     return plain
 
 
+def node(text: str) -> str:
+    """The id of a node, the end of one, or its name, as a person wrote it.
+
+    Raises:
+        Malformed: It can't be one.
+    """
+    plain = text.strip()
+    if not plain or len(plain) > limits.NAME_CHARS_MAX or not plain.isprintable():
+        raise Malformed(
+            f"{text[:60]!r} is no node: give its id, the end of its id or its name, at most {limits.NAME_CHARS_MAX} "
+            "characters (meshq status lists them)"
+        )
+    return plain
+
+
 def number(name: str, text: str, kind: type[int] | type[float]) -> Any:
     """A number out of a query.
 

@@ -15,9 +15,12 @@ from aiohttp import web
 from meshq.core.requests import (
     Answer,
     Cancel,
+    ClusterStoryQuery,
+    Forget,
     Get,
     HealthQuery,
     Heartbeat,
+    Recover,
     Request,
     ResultsTaken,
     Retry,
@@ -27,6 +30,7 @@ from meshq.core.requests import (
     Submitted,
     TaskQuery,
     TasksQuery,
+    TaskStoryQuery,
     WaitQuery,
 )
 from meshq.errors import Malformed, MeshqError, NotFound, Stopping
@@ -112,12 +116,17 @@ def build_app(
         web.get("/task/{id}", paths.task),
         web.post("/task/{id}/cancel", paths.cancel),
         web.post("/task/{id}/retry", paths.retry),
+        web.get("/task/{id}/explain", paths.task_story),
         web.get("/tasks", paths.tasks),
         web.post("/wait", paths.wait),
         web.get("/status", paths.status),
         web.get("/stats", paths.stats),
         web.get("/health", paths.health),
+        web.get("/explain", paths.cluster_story),
         web.post("/stop", paths.stop),
+        web.post("/leave", paths.leave),
+        web.post("/recover", paths.recover),
+        web.post("/forget/{node}", paths.forget),
     ])  # fmt: skip
     if peers is not None:
         app.router.add_get("/peer", peers.accept, allow_head=False)
@@ -188,10 +197,26 @@ class _Paths:
     async def health(self, request: web.Request) -> web.Response:
         return await self._answer(request, HealthQuery())
 
+    async def task_story(self, request: web.Request) -> web.Response:
+        return await self._answer(request, TaskStoryQuery(id=_task_id(request)))
+
+    async def cluster_story(self, request: web.Request) -> web.Response:
+        return await self._answer(request, ClusterStoryQuery())
+
     async def stop(self, request: web.Request) -> web.Response:
-        if not is_local(request):
-            raise Forbidden("a daemon is stopped from its own machine only, over its Unix socket: meshq down")
+        _only_here(request, "a daemon is stopped", "meshq down")
         return await self._answer(request, Stop())
+
+    async def leave(self, request: web.Request) -> web.Response:
+        _only_here(request, "a machine is taken out of its cluster", "meshq leave")
+        return await self._answer(request, Stop(leave=True))
+
+    async def recover(self, request: web.Request) -> web.Response:
+        _only_here(request, "a copy is made the cluster", "meshq recover")
+        return await self._answer(request, Recover())
+
+    async def forget(self, request: web.Request) -> web.Response:
+        return await self._answer(request, Forget(node=forms.node(request.match_info["node"])))
 
     async def _body(self, request: web.Request) -> dict[str, Any]:
         return await bodies.read_map(request, self._body_bytes_max)
@@ -205,6 +230,11 @@ class _Paths:
                 del task["result"]
         status = 202 if isinstance(answer, Submitted | ResultsTaken) and answer.queued else 200
         return bodies.answer(request, body, status)
+
+
+def _only_here(request: web.Request, what: str, command: str) -> None:
+    if not is_local(request):
+        raise Forbidden(f"{what} from its own machine only, over its Unix socket: {command}")
 
 
 def _query(request: web.Request, *known: str) -> dict[str, str]:

@@ -79,6 +79,17 @@ class Links:
         """The nodes to which both links are open, sorted."""
         return sorted(self._connected)
 
+    def version_of(self, node: str) -> int:
+        """The protocol version agreed with this node, the lowest of its open links.
+
+        Raises:
+            Unreachable: No link to it is open.
+        """
+        versions = [link.version for link in self._open.get(node, ()) if link.open]
+        if not versions:
+            raise Unreachable(f"no link to …{ids.short(node)}")
+        return min(versions)
+
     async def request(self, to: str, message: Any, *, timeout_s: float, bulk: bool = False) -> Any:
         """One message and its one answer; `bulk` takes the link that large copies use.
 
@@ -157,7 +168,10 @@ class Links:
         if self._group is None or self._closing:
             work.close()
             return None
-        return self._group.create_task(self._guarded(work))
+        task = self._group.create_task(self._guarded(work))
+        # A task that is cancelled before its first step never begins its work.
+        task.add_done_callback(lambda _: work.close())
+        return task
 
     async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
         try:
@@ -299,7 +313,8 @@ class Links:
     # -- what is open ------------------------------------------------------------------------------------
 
     def _register(self, socket: WebSocket, peer: Greeting, address: str) -> Connection:
-        connection = Connection(socket, peer, address, self._handler, self._spawn, self._count)
+        version = handshake.agreed(self._me, peer)
+        connection = Connection(socket, peer, version, address, self._handler, self._spawn, self._count)
         for other in list(self._open.get(peer.node, ())):
             if other.peer.boot != peer.boot:
                 self._count("link_of_earlier_boot")

@@ -6,7 +6,8 @@ from typing import Any
 
 import msgspec
 
-from meshq.core.requests import Got, Job, TaskView, TaskViews
+from meshq.core.reports import Clash, TaskStory, TaskView, TaskViews
+from meshq.core.requests import Got, Job
 from meshq.errors import Malformed, StoreError
 from meshq.wire import values
 
@@ -22,6 +23,11 @@ def plain(answer: Any) -> dict[str, Any]:
             return task(answer)
         case TaskViews():
             return {"tasks": [task(view) for view in answer.tasks], "next": answer.next}
+        case TaskStory():
+            return {
+                "task": task(answer.task), "changes": msgspec.to_builtins(list(answer.changes)),
+                "waits": answer.waits, "clashes": [clash(other) for other in answer.clashes],
+            }  # fmt: skip
         case Got():
             return {"epoch": answer.epoch, "jobs": [job(run) for run in answer.jobs]}
     fields: dict[str, Any] = _listed(msgspec.to_builtins(answer))
@@ -37,6 +43,15 @@ def task(view: TaskView) -> dict[str, Any]:
         "attempt": view.attempt, "retry_of": view.retry_of,
     }  # fmt: skip
     return first | {name: value for name, value in fields.items() if name not in first}
+
+
+def clash(other: Clash) -> dict[str, Any]:
+    """Another outcome of a task, with its values in place."""
+    fields: dict[str, Any] = msgspec.to_builtins(other, builtin_types=(bytes,))
+    return fields | {
+        "result": _unpacked(other.result, "other result", other.task),
+        "error": _unpacked(other.error, "other error", other.task),
+    }
 
 
 def job(run: Job) -> dict[str, Any]:

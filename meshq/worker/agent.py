@@ -2,6 +2,9 @@
 
 A claim stays named, in Gets and heartbeats alike, from the moment its run arrives until a leader has its outcome:
 what a Get does not name never arrived, and is given to somebody else.
+
+A worker that slept renews first: until the leader has said which of its claims still count, it asks for nothing and
+hands nothing in.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from meshq.core.ports import Clock, Pool, Results, Work
 from meshq.core.requests import ClaimRef, Get, Got, Heartbeat, HeartbeatAnswer, Job, Outcome, TaskInfo
 from meshq.errors import MeshqError
 from meshq.worker.backlog import Durations
-from meshq.worker.contact import Backoff, Calls, Epochs, OnEvent
+from meshq.worker.contact import Backoff, Calls, Epochs, OnEvent, Sleep
 from meshq.worker.handin import HandIn
 
 GET_FIRST_S, GET_LAST_S = 0.1, 1.0
@@ -42,7 +45,7 @@ class Agent:
         pool: What runs the tasks; started.
         work: The leader, wherever it is.
         results: The part of the outbox for outcomes.
-        clock: Chance.
+        clock: Chance, and the two clocks by which a sleep is noticed.
         config: Durations and sizes.
         tasks: The tasks that the pool knows.
         on_event: Is told each refusal and failure: its name, which is its counter too, and a line about it.
@@ -69,12 +72,17 @@ class Agent:
         self._names = tuple(task.name for task in tasks)
         self._on_event = on_event
         self._epochs = Epochs(on_event)
-        self._handin = HandIn(node, boot, work, results, clock, config, self._epochs, on_event, work_is_local)
+        self._sleep = Sleep(clock, config.dead_after_s, self._on_slept)
+        self._handin = HandIn(
+            node, boot, work, results, clock, config, self._epochs, self._sleep, on_event, work_is_local
+        )
         self._held: dict[str, _Held] = {}
         self._work_s = 0.0
         self._durations = Durations()
         self._number = 0
         self._gets, self._heartbeats = Calls(), Calls()
+        # A heartbeat that hangs must not look like a sleep: the clocks are looked at before and after it.
+        self._beat_answer_s = min(ANSWER_S, config.dead_after_s / 2)
         self._room = asyncio.Event()
         self._get_backoff = Backoff(GET_FIRST_S, GET_LAST_S, clock.random)
         self._beat = asyncio.Event()
@@ -140,7 +148,22 @@ class Agent:
 
     def saw_epoch(self, epoch: int) -> None:
         """The node knows this epoch; the worker refuses what comes from a lower one."""
-        self._epochs.highest = max(self._epochs.highest, epoch)
+        self.follow_epoch(epoch, split=False)
+
+    def follow_epoch(self, epoch: int, *, split: bool) -> None:
+        """The node knows this epoch, and works with a majority or in a split.
+
+        What comes from a lower epoch than the highest known is refused, but nothing in a split: its leader may be a
+        node that promised less.
+        """
+        self._epochs.follow(epoch, split=split)
+
+    def _on_slept(self, missed_s: float) -> None:
+        held = len(self.claims())
+        self._on_event("slept", f"{missed_s:.0f} s were missed: {held} claims are renewed before anything else")
+        self._gets.give_up()
+        self._heartbeats.give_up()
+        self._beat.set()
 
     def load(self) -> tuple[int, int]:
         """How many slots run something, and how many runs wait for one."""
@@ -159,22 +182,34 @@ class Agent:
                 self._room.clear()
                 await self._room.wait()
                 continue
+            if not self._sleep.is_over():
+                await self._sleep.over()
+                continue
             free = self._pool.free()
             # With no slot free it asks for short tasks ahead, and asks again when a slot may have become free.
             wait_s = self._config.get_wait_s if free else self._config.claim_ahead_s
             loop = asyncio.get_running_loop()
-            asked_s = loop.time()
+            asked_s, naps = loop.time(), self._sleep.naps()
             try:
                 got = await self._ask(free, wait_s)
             except MeshqError as error:
                 self._on_event("get_failed", str(error))
                 await self._get_backoff.pause()
                 continue
+            if self._is_out_of_date(naps, f"an answer with {len(got.jobs)} runs"):
+                continue
             if self._take(got) or loop.time() - asked_s > wait_s / 2:
                 self._get_backoff.reset()
             else:
                 # An answer that is empty too early, or stale: asking again at once would go round in circles.
                 await self._get_backoff.pause()
+
+    def _is_out_of_date(self, naps: int, what: str) -> bool:
+        """Whether this was asked for before a sleep: by now the leader may have decided otherwise."""
+        if self._sleep.naps() == naps:
+            return False
+        self._on_event("answer_overslept", what)
+        return True
 
     def _has_room(self) -> bool:
         if len(self._held) + len(self._handin.claims()) > CLAIMS_MAX // 2:
@@ -229,6 +264,7 @@ class Agent:
 
     async def _heartbeat_loop(self) -> None:
         while True:
+            self._sleep.naps()
             self._beat.clear()
             await self._heartbeat()
             try:
@@ -239,20 +275,23 @@ class Agent:
 
     async def _heartbeat(self) -> None:
         told, self._tell = self._tell, False
+        naps = self._sleep.naps()
         request = Heartbeat(
             node=self._node, boot=self._boot, name=self._name, slots=self._pool.slots,
             running=self.claims(), tasks=self._tasks if told else None, draining=self._draining,
         )  # fmt: skip
         try:
-            answer = await self._heartbeats.answer(self._work.heartbeat(request), ANSWER_S)
+            answer = await self._heartbeats.answer(self._work.heartbeat(request), self._beat_answer_s)
         except MeshqError as error:
             self._tell = self._tell or told
             self._on_event("heartbeat_failed", str(error))
             return
-        if self._epochs.accept(answer.epoch, "an answer to a heartbeat"):
-            self._on_answer(request, answer)
-        else:
+        what = "an answer to a heartbeat"
+        if self._is_out_of_date(naps, what) or not self._epochs.accept(answer.epoch, what):
             self._tell = self._tell or told
+            return
+        self._on_answer(request, answer)
+        self._sleep.end()
 
     def _on_answer(self, request: Heartbeat, answer: HeartbeatAnswer) -> None:
         self._tell = self._tell or answer.tell

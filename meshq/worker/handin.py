@@ -12,7 +12,7 @@ from meshq.core.ports import Clock, Results, Work
 from meshq.core.requests import ClaimRef, Outcome, SubmitResult
 from meshq.errors import MeshqError, NoLeader, StaleEpoch
 from meshq.wire import values
-from meshq.worker.contact import Backoff, Calls, Epochs, OnEvent, is_senders_fault
+from meshq.worker.contact import Backoff, Calls, Epochs, OnEvent, Sleep, is_senders_fault
 
 SEND_FIRST_S, SEND_LAST_S = 1.0, 20.0
 DISK_FIRST_S, DISK_LAST_S = 0.2, 5.0
@@ -32,6 +32,7 @@ class HandIn:
         clock: Chance.
         config: For `body_bytes_max`.
         epochs: The highest epoch that the worker knows.
+        sleep: Whether it slept; until its claims are renewed nothing is handed in, only kept.
         on_event: Is told what was refused or failed.
         work_is_local: Says whether the leader is this very node. Its outcomes are on disk once it took them, so
             they go to it directly, and to the outbox only if it fails.
@@ -46,12 +47,14 @@ class HandIn:
         clock: Clock,
         config: Config,
         epochs: Epochs,
+        sleep: Sleep,
         on_event: OnEvent,
         work_is_local: Callable[[], bool],
     ) -> None:
         self._node, self._boot = node, boot
         self._work, self._results = work, results
-        self._epochs, self._on_event, self._work_is_local = epochs, on_event, work_is_local
+        self._epochs, self._sleep = epochs, sleep
+        self._on_event, self._work_is_local = on_event, work_is_local
         self._batch_bytes = min(config.body_bytes_max // 2, BATCH_BYTES_MAX)
         self._calls = Calls()
         self._claims: dict[ClaimRef, None] = {}
@@ -107,7 +110,8 @@ class HandIn:
             disk_failed = False
             while self._unkept:
                 batch = next(self._batches(self._unkept))
-                if await self._kept(batch, direct=disk_failed or self._work_is_local()):
+                at_home = self._work_is_local() and self._sleep.is_over()
+                if await self._kept(batch, direct=disk_failed or at_home):
                     # Forgotten only now: a cancellation in between finds them in `save`.
                     del self._unkept[: len(batch)]
                     self._disk_backoff.reset()
@@ -212,6 +216,7 @@ class HandIn:
             self._delivered(boot, [outcome])
 
     async def _submit(self, boot: str, outcomes: list[Outcome]) -> None:
+        await self._sleep.over()
         request = SubmitResult(node=self._node, boot=boot, outcomes=tuple(outcomes))
         taken = await self._calls.answer(self._work.submit_result(request), ANSWER_S)
         if not self._epochs.accept(taken.epoch, "an answer to outcomes"):

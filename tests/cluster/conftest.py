@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
@@ -54,7 +54,8 @@ def make_net() -> Iterator[MakeNet]:
 def cluster(make_net: MakeNet, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[MakeCluster]:
     """Makes and starts daemons on a net of their own; the first has the lowest id. All are ended after the test.
 
-    Args of what it returns: `count`; `options` for each `meshq up`; `each`, more options by daemon; `multicast`.
+    Args of what it returns: `count`; `options` for each `meshq up`; `each`, more options by daemon; `multicast`;
+    `settings` that differ from the defaults; `spare`, how many more daemons there are, for `start_next` to start.
     """
     made: list[Cluster] = []
     request.node.stash[_LOGS] = made
@@ -65,11 +66,15 @@ def cluster(make_net: MakeNet, tmp_path: Path, request: pytest.FixtureRequest) -
         options: Sequence[str] = ("--slots", "1"),
         each: Callable[[Net, int], Sequence[str]] = lambda net, index: (),
         multicast: bool = True,
+        settings: Mapping[str, object] | None = None,
+        spare: int = 0,
     ) -> Cluster:
-        net = make_net(count, multicast=multicast)
-        daemons = [Daemon(net, index, tmp_path, [*options, *each(net, index)]) for index in range(count)]
+        net = make_net(count + spare, multicast=multicast)
+        daemons = [
+            Daemon(net, index, tmp_path, [*options, *each(net, index)], settings) for index in range(count + spare)
+        ]
         made.append(Cluster(net, daemons))
-        made[-1].start()
+        made[-1].start(count)
         return made[-1]
 
     yield make

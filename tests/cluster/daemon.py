@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from meshq.wire.server import socket_path
 from tests.cluster.net import Net
+from tests.cluster.trees import descendants, freeze, runs, thaw
 
 T = TypeVar("T")
 TAIL_LINES = 30
 POLL_S = 0.1
+CHILDREN_GONE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +35,29 @@ class Answer:
     err: str
 
 
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer over HTTP: its status, and its body out of JSON."""
+
+    status: int
+    body: Any
+
+
 class Process:
     """A process on one machine of the net, with a log of its own.
 
     Args:
         argv: The command line.
         log: Where its output goes; a second start appends.
+        variables: What is added to its environment.
     """
 
-    def __init__(self, net: Net, index: int, argv: Sequence[str], log: Path) -> None:
+    def __init__(
+        self, net: Net, index: int, argv: Sequence[str], log: Path, variables: Mapping[str, str] | None = None
+    ) -> None:
         self._net = net
         self._argv = list(argv)
+        self._variables = dict(variables or {})
         self._process: subprocess.Popen[bytes] | None = None
         self.index = index
         self.log = log
@@ -60,7 +78,7 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=environment(self.log.parent),
+                env=environment(self.log.parent) | self._variables,
                 cwd=self.log.parent,
             )
 
@@ -131,13 +149,65 @@ class Daemon(Process):
     Args:
         directory: Where its data directory and its log are made.
         options: More options for `meshq up`.
+        settings: Settings that differ from the defaults, by name; they are given in the environment.
     """
 
-    def __init__(self, net: Net, index: int, directory: Path, options: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        net: Net,
+        index: int,
+        directory: Path,
+        options: Sequence[str] = (),
+        settings: Mapping[str, object] | None = None,
+    ) -> None:
         self.data_dir = directory / f"data{index}"
         self.name = f"node{index}"
         argv = [sys.executable, "-m", "meshq", "up", "--data-dir", str(self.data_dir), "--name", self.name]
-        super().__init__(net, index, [*argv, "--log-format", "json", *options], directory / f"node{index}.log")
+        variables = {f"MESHQ_{name.upper()}": str(value) for name, value in (settings or {}).items()}
+        log = directory / f"node{index}.log"
+        super().__init__(net, index, [*argv, "--log-format", "json", *options], log, variables)
+
+    def kill9(self) -> None:
+        """Ends it as a power cut would, but for its disk, and waits until its children are gone, too."""
+        orphans = descendants(self.pid) if self.alive() else []
+        super().kill9()
+        end = time.monotonic() + CHILDREN_GONE_S
+        while left := [pid for pid in orphans if runs(pid)]:
+            assert time.monotonic() < end, f"children {left} of {self.name} outlive it\n{self.tail()}"
+            time.sleep(0.01)
+
+    def pause(self) -> None:
+        """Lets it and all its children stand still, as a closed lid does."""
+        if self.alive():
+            freeze(self.pid)
+
+    def resume(self) -> None:
+        """Lets all of them go on."""
+        if self.alive():
+            thaw(self.pid)
+
+    def call(self, method: str, path: str, body: object = None, *, timeout_s: float = 10) -> Reply:
+        """One HTTP request to this daemon, over its Unix socket: far cheaper than a command.
+
+        Raises:
+            OSError, http.client.HTTPException: No answer.
+        """
+        connection = _UnixConnection(socket_path(self.data_dir), timeout_s)
+        try:
+            data = None if body is None else json.dumps(body)
+            connection.request(method, path, data, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            return Reply(answer.status, json.loads(answer.read()))
+        finally:
+            connection.close()
+
+    def look(self, timeout_s: float = 2) -> dict[str, Any]:
+        """As `status`, over HTTP."""
+        with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
+            reply = self.call("GET", "/status", timeout_s=timeout_s)
+            if reply.status == 200 and isinstance(reply.body, dict):
+                return reply.body
+        return {}
 
     def cli(self, command: str, *args: str, timeout_s: float = 30) -> Answer:
         """Runs `meshq COMMAND --json` against this daemon."""
@@ -154,6 +224,12 @@ class Daemon(Process):
         if command == "tasks":
             return Answer(done.returncode, [json.loads(line) for line in done.stdout.splitlines() if line], done.stderr)
         return Answer(done.returncode, json.loads(done.stdout) if done.stdout.strip() else None, done.stderr)
+
+    def text(self, command: str, *args: str, timeout_s: float = 30) -> str:
+        """What `meshq COMMAND` prints for people."""
+        argv = [sys.executable, "-m", "meshq", command, "--data-dir", str(self.data_dir), *args]
+        home = environment(self.log.parent)
+        return subprocess.run(argv, capture_output=True, text=True, timeout=timeout_s, env=home, check=False).stdout
 
     def ask(self, command: str, *args: str, timeout_s: float = 30) -> Any:
         """As `cli`, for a command that must succeed; only its JSON."""
@@ -175,12 +251,27 @@ class Cluster:
         self.daemons = list(daemons)
         self.ids: list[str] = []
 
-    def start(self) -> None:
-        """Starts them in turn, each as soon as the one before has its id, so that the ids are in order."""
-        for daemon in self.daemons:
-            daemon.start()
-            self.ids.append(self.wait_answer(daemon)["node"])
+    def start(self, count: int | None = None) -> None:
+        """Starts them in turn, each as soon as the one before has its id, so that the ids are in order.
+
+        Args:
+            count: Only the first so many; `start_next` starts another one. None: all.
+        """
+        for _ in self.daemons[:count]:
+            self.start_next()
         assert self.ids == sorted(self.ids), self.ids
+
+    def start_next(self) -> Daemon:
+        """Starts the first daemon that never ran, and waits until it answers."""
+        daemon = self.daemons[len(self.ids)]
+        daemon.start()
+        self.ids.append(self.wait_answer(daemon)["node"])
+        return daemon
+
+    def daemon(self, node: str | None) -> Daemon:
+        """The daemon with this id."""
+        assert node in self.ids, f"{node} is none of {self.ids}"
+        return self.daemons[self.ids.index(node)]
 
     def wait_answer(self, daemon: Daemon, timeout_s: float = 15) -> dict[str, Any]:
         """Waits until this daemon answers; fails at once where it has ended."""
@@ -215,7 +306,7 @@ class Cluster:
 
         def look() -> bool:
             last.clear()
-            last.update(daemon.status())
+            last.update(daemon.look())
             return bool(last and fits(last))
 
         try:
@@ -264,6 +355,19 @@ class Cluster:
         for daemon in self.daemons:
             if daemon.alive():
                 daemon.kill9()
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a Unix socket."""
+
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("meshq", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
 
 
 def environment(home: Path) -> dict[str, str]:

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 PREFIX = "meshqt"
+# A hardware address that no machine has: locally administered, and never given out by the kernel's veth.
+NOWHERE = "02:00:00:00:de:ad"
 _SEQUENCE = itertools.count()
 
 
@@ -39,6 +42,9 @@ def why_not() -> str:
 class Net:
     """A switch and its machines, each with `eth0` in 10.77.0.0/24 and a link-local IPv6 address.
 
+    Three kinds of cut, all of which `whole` heals: a cable taken out (`cut`), a switch that falls into parts (`part`),
+    and a way that is lost in one direction only (`cut_one_way`). They need nothing but `ip`.
+
     Args:
         count: How many machines.
         multicast: False for a switch that drops all multicast, as some wireless networks do.
@@ -49,6 +55,8 @@ class Net:
         self._name = f"{PREFIX}-{os.getpid()}-{next(_SEQUENCE)}"
         self._switch = f"{self._name}-switch"
         self._multicast = multicast
+        self._islands = 0
+        self._lost: set[tuple[int, int]] = set()
 
     def __enter__(self) -> Self:
         remove_stale()
@@ -84,6 +92,50 @@ class Net:
         """Puts the cable back."""
         _ip("-n", self._switch, "link", "set", f"port{index}", "up")
 
+    def part(self, *islands: Collection[int]) -> None:
+        """Lets the switch fall into parts: the machines of each part reach each other, and no others.
+
+        Cables stay in, so no machine notices anything but silence. Machines that are not named stay together.
+        """
+        for island in islands:
+            self._islands += 1
+            name = f"island{self._islands}"
+            self._add_switch(name)
+            for index in island:
+                self._plug(index, name)
+
+    def cut_one_way(self, sender: int, receiver: int) -> None:
+        """Loses in silence all that the sender sends to this receiver; the other direction carries on.
+
+        The sender is told a hardware address for the receiver that nobody has, and the receiver the sender's own, so
+        that it never has to ask. What is sent to all machines at once (multicast) still arrives.
+        """
+        self._lost.add((sender, receiver))
+        self._introduce(sender, receiver)
+        self._introduce(receiver, sender)
+
+    def heal_one_way(self, sender: int, receiver: int) -> None:
+        """Lets it arrive again."""
+        self._lost.discard((sender, receiver))
+        self._introduce(sender, receiver)
+        self._introduce(receiver, sender)
+
+    def whole(self) -> None:
+        """Heals every cut."""
+        for index in range(self.count):
+            self._plug(index, "switch")
+            self.heal(index)
+        for sender, receiver in sorted(self._lost):
+            self.heal_one_way(sender, receiver)
+
+    def addresses(self, index: int) -> list[str]:
+        """All addresses that the machine has on the net, IPv4 and IPv6."""
+        return [info["local"] for info in self._eth0(index)["addr_info"]]
+
+    def pids(self, index: int) -> list[int]:
+        """The processes that run on the machine."""
+        return [int(pid) for pid in _ip("netns", "pids", self.namespace(index)).split()]
+
     def switch_off(self, index: int) -> None:
         """Switches the machine's interface off, on the machine itself: nothing can be sent."""
         _ip("-n", self.namespace(index), "link", "set", "eth0", "down")
@@ -98,20 +150,44 @@ class Net:
 
     def _make(self) -> None:
         _ip("netns", "add", self._switch)
-        # Without snooping the switch sends multicast to all, or, told so, to none.
-        _ip("-n", self._switch, "link", "add", "switch", "type", "bridge", "mcast_snooping", "0")
-        _ip("-n", self._switch, "link", "set", "switch", "up")
+        self._add_switch("switch")
         for index in range(self.count):
             space, port = self.namespace(index), f"port{index}"
             _ip("netns", "add", space)
             _ip("-n", self._switch, "link", "add", port, "type", "veth", "peer", "name", "eth0", "netns", space)
-            _ip("-n", self._switch, "link", "set", port, "master", "switch", "up")
-            if not self._multicast:
-                self.deafen(index)
+            self._plug(index, "switch")
+            self.heal(index)
             _ip("-n", space, "link", "set", "lo", "up")
             _ip("-n", space, "addr", "add", f"{self.address(index)}/24", "dev", "eth0")
             _ip("-n", space, "link", "set", "eth0", "up")
             _ip("-n", space, "route", "add", "224.0.0.0/4", "dev", "eth0")
+
+    def _add_switch(self, name: str) -> None:
+        # Without snooping the switch sends multicast to all, or, told so, to none.
+        _ip("-n", self._switch, "link", "add", name, "type", "bridge", "mcast_snooping", "0")
+        _ip("-n", self._switch, "link", "set", name, "up")
+
+    def _plug(self, index: int, switch: str) -> None:
+        _ip("-n", self._switch, "link", "set", f"port{index}", "master", switch)
+        if not self._multicast:
+            self.deafen(index)
+
+    def _eth0(self, index: int) -> dict[str, Any]:
+        link: dict[str, Any] = json.loads(_ip("-n", self.namespace(index), "-j", "addr", "show", "dev", "eth0"))[0]
+        return link
+
+    def _introduce(self, index: int, other: int) -> None:
+        """Tells a machine the other's hardware address, true or not, or lets it find out."""
+        lost, deaf = (index, other) in self._lost, (other, index) in self._lost
+        hardware = NOWHERE if lost else self._eth0(other)["address"]
+        for address in self.addresses(other):
+            entry = [address, "dev", "eth0"]
+            if lost or deaf:
+                entry += ["lladdr", hardware, "nud", "permanent"]
+                _ip("-n", self.namespace(index), "neigh", "replace", *entry)
+            else:
+                with contextlib.suppress(NetError):
+                    _ip("-n", self.namespace(index), "neigh", "del", *entry)
 
     def _remove(self) -> None:
         for name in namespaces():

@@ -1,24 +1,36 @@
-"""What must hold in a simulated world, looked at from outside: on the disks, and in what clients were told."""
+"""What must hold in a simulated world, looked at from outside: on disks, in messages, in what clients were told."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from meshq.core.requests import Submitted, TaskView
+from meshq.core.messages import Handover, Leave, Pull, Renew, RenewAnswer, Rows, Vote, VoteAnswer
+from meshq.core.reports import TaskView
+from meshq.core.requests import Job, Submitted
 from meshq.core.task import FINISHED
 from meshq.store import feed
+from tests.sim.ledger import Ledger
+from tests.sim.machine import Machine
 from tests.sim.world import SimWorld
 
-KEY = "rank, majority, epoch, version, writer, seq"
+KEY = ", ".join(feed.TASK_KEY)
+Outcome = tuple[str, bytes | None, bytes | None]
 
 
 @dataclass(slots=True)
 class Told:
-    """What clients were told, which is what the promises are about."""
+    """What clients were told, which is what the promises are about.
 
-    acknowledged: dict[str, Submitted] = field(default_factory=dict)
-    outcomes: dict[str, tuple[str, bytes | None, bytes | None]] = field(default_factory=dict)
+    `acknowledged` tells for each task which disks had it then. `outcomes` are those that were shown under a majority,
+    `shown` are all. `calls` counts the answers.
+    """
+
+    acknowledged: dict[str, frozenset[str]] = field(default_factory=dict)
+    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    shown: dict[str, set[Outcome]] = field(default_factory=dict)
 
 
 class Checker:
@@ -27,8 +39,14 @@ class Checker:
     def __init__(self, world: SimWorld) -> None:
         self.world = world
         self.told = Told()
-        self._keys: dict[tuple[str, str], tuple[Any, ...]] = {}
-        self._stamped: dict[tuple[str, int], tuple[str, tuple[Any, ...]]] = {}
+        self.on_moment: Callable[[Machine, str], None] = lambda machine, moment: None
+        self.ledger = Ledger(self.fail, lambda machine, moment: self.on_moment(machine, moment))
+        self.lost = 0
+        self.changed = 0
+        self._boots: dict[tuple[str, int, int], set[str]] = {}
+        world.watcher = self
+        world.network.watch = self.on_message
+        world.network.after = self.look_at_leaders
 
     def fail(self, text: str) -> None:
         """Notes a broken promise."""
@@ -39,89 +57,148 @@ class Checker:
     # -- what clients are told ---------------------------------------------------------------------------
 
     def on_submitted(self, answer: Submitted | None) -> None:
-        """A client was told that its tasks are kept."""
-        if answer is not None:
-            for task in answer.ids:
-                known = self.told.acknowledged.get(task)
-                if known is None or known.queued:
-                    self.told.acknowledged[task] = answer
+        """A client was told that its tasks are kept: as many disks have them as it was told."""
+        if answer is None:
+            return
+        for task in answer.ids:
+            holders = self.ledger.who_has(task)
+            if not answer.queued and len(holders) < answer.copies:
+                text = f"was acknowledged with {answer.copies} copies; {len(holders)} disks have it"
+                self.fail(f"task {task[-8:]} {text}")
+            self.told.acknowledged[task] = holders | self.told.acknowledged.get(task, frozenset())
 
-    def on_view(self, view: TaskView | None) -> None:
-        """A client was shown a task: an outcome that was shown once never changes."""
+    def on_view(self, view: TaskView | None, *, has_result: bool = True) -> None:
+        """A client was shown a task: an outcome that was shown under a majority never changes."""
         if view is None or view.state not in FINISHED:
             return
-        outcome = (view.state, view.result, view.error)
-        known = self.told.outcomes.setdefault(view.id, outcome)
-        if known != outcome:
+        outcome = (view.state, view.error, view.result if has_result else None)
+        if has_result:
+            self.told.shown.setdefault(view.id, set()).add(outcome)
+        if not view.majority:
+            return
+        known = self.told.outcomes.get(view.id)
+        if known is None and has_result:
+            self.told.outcomes[view.id] = outcome
+        elif known is not None and (known != outcome if has_result else known[:2] != outcome[:2]):
+            self.changed += 1
             self.fail(f"task {view.id[-8:]} was shown as {known}, and now as {outcome}")
 
     # -- after each step ---------------------------------------------------------------------------------
 
-    def look(self) -> None:
-        """The checks that hold at every instant."""
+    def after_write(self, machine: Machine, database: str) -> None:
+        """A transaction is done on a disk, and nobody knows yet."""
+        if database == "queue":
+            self.ledger.look(machine)
+        elif database == "promise":
+            self.on_moment(machine, "promise")
+        self.look_at_leaders()
+
+    def look_at_leaders(self) -> None:
+        """At most one machine leads a majority of a cluster at any instant."""
         leaders = self.world.leaders()
-        if len(leaders) > 1:
-            self.fail(f"{len(leaders)} leaders: {[self.world.machines[node].name for node in leaders]}")
-        for node, machine in self.world.machines.items():
-            for task, *key in machine.disk.rows(f"SELECT id, {KEY} FROM tasks"):
-                self._look_at_row(node, str(task), tuple(key))
-        for task, answer in self.told.acknowledged.items():
-            if not answer.queued:
-                self._look_for(task, answer)
+        if len(leaders) < 2:
+            return
+        clusters = Counter(self.world.machines[node].disk.genesis() for node in leaders)
+        if max(clusters.values()) > 1:
+            self.fail(f"{len(leaders)} leaders: {[self.world.name(node) for node in leaders]}")
+
+    def on_message(self, sender: str, to: str, message: Any) -> None:
+        """A message leaves: what it promises is on its sender's disk, and what it claims too."""
+        match message:
+            case VoteAnswer(granted=True, pre=False, epoch=epoch) | RenewAnswer(followed=True, epoch=epoch):
+                self._look_at_promise(sender, epoch, to)
+            case Renew(epoch=epoch):
+                self._look_at_promise(sender, epoch, sender)
+            case Handover(step=step):
+                self.on_moment(self.world.machines[sender], step)
+            case Leave():
+                self.on_moment(self.world.machines[sender], "leave")
+            case Vote(pre=False):
+                self.on_moment(self.world.machines[sender], "vote")
+            case Rows(last=False):
+                self.on_moment(self.world.machines[sender], "full")
+            case Pull(vector=vector):
+                known = self.ledger.vector(sender)
+                for writer, seq in vector.items():
+                    if seq > known.get(writer, 0):
+                        text = f"says {writer[-4:]}:{seq}, and its disk {known.get(writer)}"
+                        self.fail(f"{self.world.name(sender)} {text}")
+
+    def _look_at_promise(self, node: str, epoch: int, holder: str) -> None:
+        promised = self.world.machines[node].disk.promised()
+        if promised[0] < epoch or (promised[0] == epoch and promised[1] != holder):
+            text = f"promises {epoch} to {self.world.name(holder)}; its disk says {promised}"
+            self.fail(f"{self.world.name(node)} {text}")
+
+    def on_run(self, machine: Machine, job: Job) -> None:
+        """A run begins: a claim is held once, by each leader that gave it."""
+        run = (job.id, job.epoch, job.attempt)
+        boots = self._boots.setdefault(run, set())
+        boots.add(machine.boot)
+        if len(boots) > max(1, len(self.ledger.givers.get(run, ()))):
+            self.fail(f"attempt {job.attempt} of task {job.id[-8:]} in epoch {job.epoch} runs on {len(boots)} machines")
+
+    def look(self) -> None:
+        """What can be looked at without anything having happened."""
+        self.look_at_leaders()
         for bug in self.world.network.bugs:
             self.fail(f"a handler broke: {bug}")
-
-    def _look_at_row(self, node: str, task: str, key: tuple[Any, ...]) -> None:
-        before = self._keys.get((node, task))
-        if before is not None and key < before:
-            self.fail(f"task {task[-8:]} went back on {self.world.machines[node].name}: {before} to {key}")
-        self._keys[node, task] = key
-        self._stamped[key[4], key[5]] = (task, key)
-
-    def _look_for(self, task: str, answer: Submitted) -> None:
-        holders = sum((node, task) in self._keys for node in self.world.nodes)
-        if holders < answer.copies:
-            self.fail(f"task {task[-8:]} was acknowledged with {answer.copies} copies; {holders} disks have it")
 
     # -- at the end --------------------------------------------------------------------------------------
 
     def look_at_vectors(self) -> None:
-        """A vector never claims a version that is not there, or a later one of the same row."""
-        for node, machine in self.world.machines.items():
-            vector = feed.read_vector(machine.disk.queue)
-            for (writer, seq), (task, key) in self._stamped.items():
-                here = self._keys.get((node, task))
-                if seq <= vector.get(writer, 0) and (here is None or here < key):
-                    self.fail(f"{machine.name} claims {writer[-4:]}:{seq} of task {task[-8:]}, but has {here}")
+        """No vector claims what is not there: looked at after each transaction, so this is the last of them."""
+        for machine in self.world.machines.values():
+            self.ledger.look(machine)
 
     def is_settled(self) -> bool:
-        """Whether all is finished, everywhere the same, and every machine a replica."""
-        if not self.world.is_one_cluster() or len(self.world.leaders()) != 1:
-            return False
-        tables = [
-            machine.disk.rows(f"SELECT id, state, {KEY} FROM tasks ORDER BY id")
-            for machine in self.world.machines.values()
-        ]
-        finished = all(str(row[1]) in FINISHED for row in tables[0])
-        waiting = any(
-            machine.disk.outbox.execute("SELECT count(*) FROM entries").fetchone()[0]
-            for machine in self.world.machines.values()
-        )
-        alike = all(table == tables[0] for table in tables)
-        return finished and alike and not waiting
+        """Whether all is finished, everywhere the same, nothing waits, and the lowest machine leads."""
+        return not self.unsettled()
+
+    def unsettled(self) -> str:
+        """What keeps it from being settled; empty if it is."""
+        world = self.world
+        if not world.is_one_cluster():
+            return "the machines are not one cluster"
+        here = [machine for machine in world.machines.values() if not machine.gone]
+        running = here[0].running
+        members = running.replicator.roster.members if running is not None else ()
+        if not self.the_lowest_leads(members):
+            return f"{[world.name(node) for node in world.leaders()]} lead of {[world.name(node) for node in members]}"
+        for machine in here:
+            if (waiting := machine.disk.outbox.execute("SELECT count(*) FROM entries").fetchone()[0]) > 0:
+                return f"{waiting} entries wait in the outbox of {machine.name}"
+        tables = [self._tasks(world.machines[node]) for node in members]
+        unfinished = [str(row[0]) for row in tables[0] if str(row[1]) not in FINISHED]
+        if unfinished:
+            return f"{len(unfinished)} tasks are not finished, as {unfinished[0][-8:]}"
+        return "" if all(table == tables[0] for table in tables) else "the replicas differ"
+
+    def the_lowest_leads(self, members: tuple[str, ...]) -> bool:
+        """Whether the lowest replica leads, and nobody else."""
+        return self.world.leaders() == list(members[:1])
+
+    @staticmethod
+    def _tasks(machine: Machine) -> list[tuple[Any, ...]]:
+        return machine.disk.rows(f"SELECT id, state, {KEY} FROM tasks ORDER BY id")
 
     def look_at_the_end(self) -> None:
         """When all is settled: nothing that was promised is missing or different."""
         self.look()
         self.look_at_vectors()
-        machine = next(iter(self.world.machines.values()))
+        leaders = self.world.leaders()
+        left = [node for node, machine in self.world.machines.items() if not machine.gone]
+        machine = self.world.machines[leaders[0] if leaders else left[0]]
         final = {
-            str(task): (str(state), result, error)
+            str(task): (str(state), error, result)
             for task, state, result, error in machine.disk.rows("SELECT id, state, result, error FROM tasks")
         }
-        for task in self.told.acknowledged:
-            if task not in final:
+        for task, holders in self.told.acknowledged.items():
+            # What only a machine had that never comes back is gone with it.
+            if task not in final and ("tasks", task) not in self.ledger.dropped and holders & set(left):
+                self.lost += 1
                 self.fail(f"task {task[-8:]} was acknowledged and is gone")
         for task, outcome in self.told.outcomes.items():
-            if final.get(task) != outcome:
+            if ("tasks", task) not in self.ledger.dropped and final.get(task) != outcome:
+                self.changed += 1
                 self.fail(f"task {task[-8:]} was shown as {outcome}, and ends as {final.get(task)}")

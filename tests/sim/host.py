@@ -1,74 +1,53 @@
-"""What a simulated machine has: a clock, disks that outlive its processes, and a pool that only pretends to run."""
+"""What a simulated machine has besides its disk: clocks, and a pool that only pretends to run."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from meshq.core.requests import Job, Outcome, Param, TaskInfo
-from meshq.store.database import Connection
-from meshq.store.inline import InlineDatabase, memory_connection
-from meshq.store.schema import OUTBOX, PROMISE, QUEUE
 from meshq.wire import values
+from tests.sim.loop import Timeline, VirtualLoop
 
 WALL_START_MS = 1_790_000_000_000
 ANYTHING = (Param(name="args", kind="VAR_POSITIONAL", required=False),)
-TASKS = tuple(TaskInfo(name=name, params=ANYTHING) for name in ("work", "fail", "crash"))
+# What the simulated pool knows: how long a run takes, in seconds, and how it ends.
+KINDS = {
+    "work": ((0.01, 0.6), "done"),
+    "slow": ((1.0, 14.0), "done"),
+    "fail": ((0.01, 0.6), "failed"),
+    "crash": ((0.01, 0.6), "crashed"),
+    "hang": ((40.0, 40.0), "done"),
+}
+TASKS = tuple(TaskInfo(name=name, params=ANYTHING) for name in KINDS)
 
 
 class SimClock:
-    """`core.ports.Clock` on virtual time; the loop's time is already the process's own."""
+    """`core.ports.Clock` on a machine's own clocks; its wall clock may be set by anybody."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, rng: random.Random) -> None:
+    def __init__(
+        self, loop: VirtualLoop, rng: random.Random, timeline: Timeline, wall_ahead_ms: Callable[[], int]
+    ) -> None:
         self._loop = loop
         self._rng = rng
+        self._timeline = timeline
+        self._wall_ahead_ms = wall_ahead_ms
 
     def boot_s(self) -> float:
-        return self._loop.time()
+        return self._timeline.boot_s(self._loop.now)
 
     def run_s(self) -> float:
-        return self._loop.time()
+        return self._timeline.run_s(self._loop.now)
 
     def wall_ms(self) -> int:
-        return WALL_START_MS + int(self._loop.time() * 1000)
+        return WALL_START_MS + int(self._loop.now * 1000) + self._wall_ahead_ms()
 
     def random(self) -> float:
         return self._rng.random()
 
     def random_bits(self, count: int) -> int:
         return self._rng.getrandbits(count)
-
-
-class Disk:
-    """The three databases of a machine. A crash loses nothing that was committed."""
-
-    def __init__(self) -> None:
-        self.queue = memory_connection(QUEUE)
-        self.promise = memory_connection(PROMISE)
-        self.outbox = memory_connection(OUTBOX)
-
-    def open(self, delay: Callable[[], Awaitable[None]]) -> tuple[InlineDatabase, InlineDatabase, InlineDatabase]:
-        """The databases, for one start."""
-        return (
-            InlineDatabase(self.queue, delay),
-            InlineDatabase(self.promise, delay),
-            InlineDatabase(self.outbox, delay),
-        )
-
-    def close(self) -> None:
-        """The end of the world."""
-        for conn in (self.queue, self.promise, self.outbox):
-            conn.close()
-
-    def rows(self, sql: str) -> list[tuple[object, ...]]:
-        """What a checker reads from outside."""
-        return reading(self.queue, sql)
-
-
-def reading(conn: Connection, sql: str) -> list[tuple[object, ...]]:
-    """The rows of a query."""
-    return conn.execute(sql).fetchall()
 
 
 class SimPool:
@@ -87,7 +66,7 @@ class SimPool:
         self._outcomes: list[Outcome] = []
         self._some = asyncio.Event()
         self._closed = False
-        self.run_s = (0.01, 0.6)
+        self.run_s: tuple[float, float] | None = None  # how long each run takes; None for as long as its name says
 
     @property
     def slots(self) -> int:
@@ -104,20 +83,25 @@ class SimPool:
         while self._queue and len(self._running) < self._slots and not self._closed:
             job = self._queue.pop(0)
             self._ran(job)
-            after_s = self._rng.uniform(*self.run_s)
-            self._running[job.id] = (job, self._loop.call_later(after_s, self._finish, job))
+            run_s, kind = KINDS.get(job.name, KINDS["work"])
+            after_s = self._rng.uniform(*(self.run_s or run_s))
+            if job.timeout_s is not None and job.timeout_s < after_s:
+                after_s, kind = job.timeout_s, "timed out"
+            self._running[job.id] = (job, self._loop.call_later(after_s, self._finish, job, kind))
 
-    def _finish(self, job: Job) -> None:
+    def _finish(self, job: Job, kind: str) -> None:
         del self._running[job.id]
-        error = values.pack({"type": "ValueError", "message": "as asked", "traceback": ""})
-        outcome = Outcome(task=job.id, epoch=job.epoch, attempt=job.attempt, kind="done", run_s=0.1)
-        if job.name == "work":
+        result = error = None
+        if kind == "done":
             result = values.pack(f"{job.id[-4:]} by {self._who}, epoch {job.epoch}, attempt {job.attempt}")
-            outcome = Outcome(task=job.id, epoch=job.epoch, attempt=job.attempt, kind="done", result=result, run_s=0.1)
         else:
-            kind = "failed" if job.name == "fail" else "crashed"
-            outcome = Outcome(task=job.id, epoch=job.epoch, attempt=job.attempt, kind=kind, error=error)
-        self._outcomes.append(outcome)
+            error = values.pack({"type": "ValueError", "message": kind, "traceback": ""})
+        self._outcomes.append(
+            Outcome(
+                task=job.id, epoch=job.epoch, attempt=job.attempt, kind="failed" if kind == "timed out" else kind,
+                result=result, error=error, run_s=0.1,
+            )
+        )  # fmt: skip
         self._some.set()
         self._fill()
 

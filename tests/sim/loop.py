@@ -13,37 +13,106 @@ import selectors
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from typing import Any
 
+EARLY_S = 1e-9  # what a timer may be early by, for the rounding of one clock into another
+
+
+class Timeline:
+    """A machine's clocks, as they follow from the true time.
+
+    Args:
+        rate: How fast they run.
+        ahead_s: By how much the clock that counts on in suspend is ahead: it was suspended before.
+    """
+
+    def __init__(self, rate: float = 1.0, ahead_s: float = 0.0) -> None:
+        self.rate = rate
+        self._ahead_s = ahead_s
+        self._slept_s = 0.0
+        self._asleep_since: float | None = None
+
+    @property
+    def asleep(self) -> bool:
+        """Whether the machine is suspended."""
+        return self._asleep_since is not None
+
+    def boot_s(self, now: float) -> float:
+        """The clock that counts on in suspend."""
+        return now * self.rate + self._ahead_s
+
+    def run_s(self, now: float) -> float:
+        """The clock that stands still in suspend, as all timers do."""
+        awake_until = now if self._asleep_since is None else self._asleep_since
+        return (awake_until - self._slept_s) * self.rate
+
+    def true_s(self, run_s: float) -> float:
+        """The true instant at which `run_s` shows this, if nobody suspends the machine before."""
+        return run_s / self.rate + self._slept_s
+
+    def sleep(self, now: float) -> None:
+        """The lid is closed."""
+        self._asleep_since = now
+
+    def wake(self, now: float) -> None:
+        """The lid is opened."""
+        if self._asleep_since is not None:
+            self._slept_s += now - self._asleep_since
+            self._asleep_since = None
+
 
 class Process:
-    """What the loop knows of one start of a node. `rate` is how fast its clock runs."""
+    """What the loop knows of one start of a node, on a machine with these clocks."""
 
-    def __init__(self, name: str, rate: float = 1.0) -> None:
+    def __init__(self, name: str, timeline: Timeline | None = None) -> None:
         self.name = name
-        self.rate = rate
+        self.timeline = timeline or Timeline()
         self.paused = False
         self.dead = False
         self.held: list[_Gated] = []
         self.context = contextvars.copy_context()
         self.context.run(PROCESS.set, self)
 
+    @property
+    def still(self) -> bool:
+        """Whether nothing of it runs at the moment, though it lives."""
+        return not self.dead and (self.paused or self.timeline.asleep)
+
+    @property
+    def halted(self) -> bool:
+        """Whether nothing of it runs."""
+        return self.dead or self.paused or self.timeline.asleep
+
 
 PROCESS: contextvars.ContextVar[Process | None] = contextvars.ContextVar("process", default=None)
 
 
 class _Gated:
-    """A callback of a process, which runs only if the process does."""
+    """A callback of a process, which runs only if the process does.
 
-    __slots__ = ("args", "callback", "context", "handle", "process")
+    `when` is the instant on the process's own clock before which a timer must not run, however long it slept.
+    """
+
+    __slots__ = ("args", "callback", "context", "handle", "loop", "process", "when")
 
     def __init__(
-        self, process: Process, callback: Callable[..., object], args: tuple[Any, ...], context: contextvars.Context
+        self,
+        loop: VirtualLoop,
+        process: Process,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        context: contextvars.Context,
     ) -> None:
-        self.process, self.callback, self.args, self.context = process, callback, args, context
-        self.handle: asyncio.Handle | None = None
+        self.loop, self.process, self.callback, self.args, self.context = loop, process, callback, args, context
+        self.when: float | None = None
+        self.handle: asyncio.Handle | None = None  # what whoever asked for it was given, and may cancel
 
     def __call__(self) -> None:
-        if self.process.dead or self.process.paused:
-            self.process.held.append(self)
+        process = self.process
+        if self.handle is not None and self.handle.cancelled():
+            return
+        if process.halted:
+            process.held.append(self)
+        elif self.when is not None and process.timeline.run_s(self.loop.now) < self.when - EARLY_S:
+            self.loop.put_off(self, process.timeline.true_s(self.when))
         else:
             self.callback(*self.args)
 
@@ -108,9 +177,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self._virtual.now
 
     def time(self) -> float:
-        """Seconds on the clock of the process that asks."""
+        """Seconds on the clock of the process that asks, which stands still in suspend."""
         process = PROCESS.get()
-        return self._virtual.now * process.rate if process else self._virtual.now
+        return process.timeline.run_s(self._virtual.now) if process else self._virtual.now
 
     def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
@@ -119,7 +188,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         process = context.get(PROCESS, None)
         if process is None or self._afterlife:
             return super().call_soon(callback, *args, context=context)
-        gated = _Gated(process, callback, args, context)
+        gated = _Gated(self, process, callback, args, context)
         gated.handle = super().call_soon(gated, context=context)
         return gated.handle
 
@@ -130,24 +199,36 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         process = context.get(PROCESS, None)
         if process is None:
             return super().call_at(when, callback, *args, context=context)
-        gated = _Gated(process, callback, args, context)
-        here = PROCESS.get()
-        when_true = when / (here.rate if here else 1.0)
-        handle = super().call_at(when_true, gated, context=context)
+        gated = _Gated(self, process, callback, args, context)
+        if PROCESS.get() is process:
+            gated.when = when
+            when = process.timeline.true_s(when)
+        handle = super().call_at(when, gated, context=context)
         gated.handle = handle
         return handle
+
+    def call_in(self, process: Process, delay_s: float, callback: Callable[[], object]) -> None:
+        """Runs something in a process after a true delay, whatever its clocks say: what reaches it from outside."""
+        context = process.context.copy()
+        super().call_at(self.now + delay_s, _Gated(self, process, callback, (), context), context=context)
+
+    def put_off(self, gated: _Gated, when: float) -> None:
+        """A timer whose process slept meanwhile comes later."""
+        super().call_at(when, gated, context=gated.context)
 
     def revive(self, processes: list[Process]) -> None:
         """The world is over: what was held back runs after all, so that every task can be ended in order."""
         self._afterlife = True
         for process in processes:
             process.dead = False
+            process.timeline.wake(self.now)
             self.let_go(process)
 
     def let_go(self, process: Process) -> None:
-        """The process runs on: what came meanwhile runs now."""
+        """The process is not paused any more: what came meanwhile runs now, if nothing else holds it."""
         process.paused = False
+        if process.halted:
+            return
         held, process.held = process.held, []
         for gated in held:
-            if gated.handle is None or not gated.handle.cancelled():
-                gated.handle = super().call_soon(gated, context=gated.context)
+            super().call_soon(gated, context=gated.context)

@@ -14,6 +14,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
+from meshq.core.messages import PROTOCOL_VERSION
 from meshq.core.ports import Handler
 from meshq.errors import Unreachable
 from meshq.wire.link import CONTROL_HEARTBEAT_S
@@ -45,8 +46,10 @@ class Network:
     """All links of a world.
 
     `cuts` are ordered pairs: what the first sends, the second never gets. Nobody is told of a cut; a process that
-    hears nothing for `SILENCE_S` takes the link for ended. A `tap` sees every message before it leaves and may swallow
-    it by returning False: scenarios put their faults there. `bugs` are what handlers raised and never should.
+    hears nothing for `SILENCE_S` takes the link for ended. `walls` are ordered pairs, too: the first can't call the
+    second, though a link that the second opens carries both ways. A `tap` sees every message before it leaves and may
+    swallow it by returning False: scenarios put their faults there. `watch` is shown each that leaves, and `after` is
+    called after each that arrived. `bugs` are what handlers raised and never should.
     """
 
     def __init__(self, loop: VirtualLoop, rng: random.Random) -> None:
@@ -55,6 +58,9 @@ class Network:
         self.weather = Weather()
         self.hosts: dict[str, SimTransport] = {}
         self.cuts: set[tuple[str, str]] = set()
+        self.walls: set[tuple[str, str]] = set()
+        self.after: Callable[[], None] = lambda: None
+        self.watch: Callable[[str, str, Any], None] = lambda sender, to, message: None
         self.tap: Tap = lambda sender, to, message: True
         self.bugs: list[str] = []
         self._links: dict[tuple[str, str], End] = {}
@@ -92,6 +98,7 @@ class Network:
             The instant at which it is there.
         """
         now = self.loop.now
+        self.watch(end.node, end.other.node, message)
         lost = self.rng.random() < self.weather.loss
         passes = end.open and self.tap(end.node, end.other.node, message) and not lost
         if not passes or (end.node, end.other.node) in self.cuts:
@@ -121,9 +128,9 @@ class Network:
             if end.open and not self._closed:
                 end.silent_since = None
                 arrive()
+                self.after()
 
-        process = end.process
-        process.context.copy().run(self.loop.call_later, delay_s * process.rate, unless_ended)
+        self.loop.call_in(end.process, delay_s, unless_ended)
 
     # -- links -------------------------------------------------------------------------------------------
 
@@ -146,8 +153,9 @@ class Network:
 
     def _dial(self, pair: tuple[str, str]) -> None:
         first, second = (self.hosts[node] for node in pair)
-        asleep = any(host.process.dead or host.process.paused for host in (first, second))
-        if asleep or pair in self.cuts or pair[::-1] in self.cuts:
+        asleep = first.process.halted or second.process.halted
+        walled = pair in self.walls and pair[::-1] in self.walls
+        if asleep or walled or pair in self.cuts or pair[::-1] in self.cuts:
             self._dial_at.pop(pair, None)
             return
         due = self._dial_at.setdefault(pair, self.loop.now + self.rng.uniform(*REDIAL_S))
@@ -157,11 +165,11 @@ class Network:
 
     def _listen(self, end: End) -> None:
         """What a process hears at its end: heartbeats, the end of the connection, or nothing."""
-        if not end.in_use or end.process.paused:
+        if not end.in_use or end.process.still:
             end.silent_since = None
             return
         other, now = end.other, self.loop.now
-        if (other.node, end.node) in self.cuts or (other.in_use and other.process.paused):
+        if (other.node, end.node) in self.cuts or (other.in_use and other.process.still):
             end.silent_since = now if end.silent_since is None else end.silent_since
             if now - end.silent_since < SILENCE_S:
                 return
@@ -172,9 +180,10 @@ class Network:
 
 
 class SimTransport:
-    """One process's links; implements `core.ports.Transport`."""
+    """One process's links; implements `core.ports.Transport`. `version` is the newest one that it speaks."""
 
     handler: Handler
+    version = PROTOCOL_VERSION
 
     def __init__(self, network: Network, node: str, process: Process) -> None:
         self.node = node
@@ -197,6 +206,10 @@ class SimTransport:
 
     def connected(self) -> Collection[str]:
         return sorted(node for node, end in self._ends.items() if end.open)
+
+    def version_of(self, node: str) -> int:
+        self._pick(node)
+        return min(self.version, self._network.hosts[node].version)
 
     async def request(self, to: str, message: Any, *, timeout_s: float, bulk: bool = False) -> Any:
         return await self._pick(to).request(message, timeout_s)

@@ -9,8 +9,10 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from meshq.config import Config
+from meshq.core import reports
 from meshq.core import requests as ask
-from meshq.core.requests import ClaimRef, Job, Outcome, TaskInfo, TaskSpec, TaskView
+from meshq.core.reports import TaskView
+from meshq.core.requests import ClaimRef, Job, Outcome, TaskInfo, TaskSpec
 from meshq.errors import MeshqError
 from meshq.node.node import Node
 from meshq.wire import values
@@ -107,17 +109,15 @@ async def view(world: SimWorld, node: str, task: str, wait_s: float = 0.0) -> Ta
     return answer
 
 
-async def status(world: SimWorld, node: str) -> ask.Status:
+async def status(world: SimWorld, node: str) -> reports.Status:
     """The cluster as this machine shows it."""
-    answer: ask.Status = await call(world, node, ask.StatusQuery())
+    answer: reports.Status = await call(world, node, ask.StatusQuery())
     return answer
 
 
 async def stop(world: SimWorld, node: str) -> None:
     """SIGTERM: the daemon stops in order, then its process ends."""
-    world.tell(f"{world.machines[node].name} is told to stop")
-    await world.at(node, lambda running: running.stop())
-    world.crash(node)
+    await world.stop(node)
 
 
 def running(world: SimWorld, node: str) -> Node:

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
 
 import pytest
 
 from meshq.core.messages import Pull
 from meshq.core.requests import Submit, TasksQuery, WaitQuery
 from meshq.errors import StoreError
-from meshq.store.database import Connection
-from meshq.store.inline import InlineDatabase
-from tests.sim.host import Disk
+from tests.sim.disk import Failing
 from tests.sim.story import (
     Worker,
     begin,
@@ -30,54 +26,10 @@ from tests.sim.story import (
 )
 from tests.sim.world import SimWorld
 
-T = TypeVar("T")
-
-
-class FailingDisk(Disk):
-    """A disk that takes no more writes from a moment on; what it has can still be read."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.full = False
-
-    def open(self, delay: Callable[[], Awaitable[None]]) -> tuple[InlineDatabase, InlineDatabase, InlineDatabase]:
-        return (
-            FailingDatabase(self.queue, delay, self),
-            FailingDatabase(self.promise, delay, self),
-            FailingDatabase(self.outbox, delay, self),
-        )
-
-
-class FailingDatabase(InlineDatabase):
-    """A database on such a disk."""
-
-    def __init__(self, conn: Connection, delay: Callable[[], Awaitable[None]], disk: FailingDisk) -> None:
-        super().__init__(conn, delay)
-        self._disk = disk
-
-    async def write(self, work: Callable[[Connection], T]) -> T:
-        if self._disk.full:
-            raise DiskFullOrSo("the disk is full")
-        return await super().write(work)
-
-
-class DiskFullOrSo(StoreError):
-    """What a failing disk answers."""
-
 
 def fill(world: SimWorld, node: str, *, full: bool = True) -> None:
     """From now on this machine's disk takes no writes; or takes them again."""
-    disk = world.machines[node].disk
-    assert isinstance(disk, FailingDisk)
-    disk.full = full
-
-
-async def form_with_failing_disks(world: SimWorld) -> None:
-    """One cluster, whose disks may fail later."""
-    for machine in world.machines.values():
-        machine.disk.close()
-        machine.disk = FailingDisk()
-    await world.form()
+    world.machines[node].disk.fail(Failing.FULL if full else Failing.NOT)
 
 
 # -- without a majority ----------------------------------------------------------------------------------
@@ -131,9 +83,8 @@ async def test_a_leader_that_can_commit_nothing_resigns_after_two_leases(world: 
 # -- disks that fail -------------------------------------------------------------------------------------
 
 
-@story(machines=3, form=False)
+@story(machines=3)
 async def test_a_leader_whose_disk_fails_leads_no_longer_than_its_lease(world: SimWorld) -> None:
-    await form_with_failing_disks(world)
     first, second, third = world.nodes
     await submit(world, first, old := world.spec())
     fill(world, first)
@@ -159,9 +110,8 @@ async def test_a_leader_whose_disk_fails_leads_no_longer_than_its_lease(world: S
     assert (await view(world, first, new.id)).state == "done"
 
 
-@story(machines=3, slots=2, form=False)
+@story(machines=3, slots=2)
 async def test_a_leader_whose_disk_fails_amid_the_work_loses_none_of_it(world: SimWorld) -> None:
-    await form_with_failing_disks(world)
     first, second, third = world.nodes
     specs = [world.spec() for _ in range(60)]
     await submit(world, second, *specs)
@@ -174,9 +124,8 @@ async def test_a_leader_whose_disk_fails_amid_the_work_loses_none_of_it(world: S
     await world.until("it works", lambda: pool(world, first).free() == 2)
 
 
-@story(machines=3, form=False)
+@story(machines=3)
 async def test_a_follower_whose_disk_fails_holds_nobody_up(world: SimWorld) -> None:
-    await form_with_failing_disks(world)
     first, second, third = world.nodes
     fill(world, third)
     answer = await submit(world, third, *(world.spec() for _ in range(10)))

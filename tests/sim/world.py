@@ -3,48 +3,49 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import random
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 from meshq.config import Config
 from meshq.core.ids import uuid7
-from meshq.core.requests import Job, Submit, Submitted, TaskQuery, TaskSpec, TaskView
+from meshq.core.reports import TaskView
+from meshq.core.requests import Job, Submit, Submitted, TaskQuery, TaskSpec
 from meshq.errors import MeshqError, NotFound
 from meshq.node.node import Node, World
 from meshq.store.outbox import Outbox
 from meshq.store.promise import PromiseStore
 from meshq.wire import values
-from tests.sim.host import TASKS, WALL_START_MS, Disk, SimClock, SimPool
-from tests.sim.loop import Process, VirtualLoop
+from tests.sim.host import TASKS, WALL_START_MS, SimClock, SimPool
+from tests.sim.loop import Process, Timeline, VirtualLoop
+from tests.sim.machine import Machine
 from tests.sim.network import Network, SimTransport
 
 T = TypeVar("T")
-DISK_S = (0.0002, 0.002)
+RESTART_S = 2.0  # what watches over a daemon starts it again
 
 
-class Machine:
-    """A machine: its disk outlives its processes."""
+class Watcher(Protocol):
+    """Who looks on from outside."""
 
-    def __init__(self, node: str, name: str, config: Config) -> None:
-        self.node = node
-        self.name = name
-        self.config = config
-        self.disk = Disk()
-        self.process: Process | None = None
-        self.running: Node | None = None
-        self.pool: SimPool | None = None
-        self.starts = 0
+    def after_write(self, machine: Machine, database: str) -> None:
+        """A transaction of one of its databases is done; nobody was told yet."""
 
-    @property
-    def up(self) -> bool:
-        """Whether a process runs, be it paused."""
-        return self.process is not None and not self.process.dead
+    def on_run(self, machine: Machine, job: Job) -> None:
+        """A run begins there."""
 
-    @property
-    def awake(self) -> bool:
-        """Whether a process runs and is not paused."""
-        return self.process is not None and not self.process.dead and not self.process.paused
+
+class Blind:
+    """Sees nothing."""
+
+    def after_write(self, machine: Machine, database: str) -> None:
+        """Forgets what the disk noted."""
+        machine.disk.touched.clear()
+
+    def on_run(self, machine: Machine, job: Job) -> None:
+        """Nothing."""
 
 
 class SimWorld:
@@ -55,52 +56,103 @@ class SimWorld:
         count: How many machines.
         config: Their settings.
         slots: How many tasks run on each at once.
+        drift: How much faster or slower their clocks may run.
     """
 
-    def __init__(self, seed: int, count: int = 3, config: Config | None = None, slots: int = 2) -> None:
+    def __init__(
+        self, seed: int, count: int = 3, config: Config | None = None, slots: int = 2, drift: float = 0.0
+    ) -> None:
         self.seed = seed
         self.rng = random.Random(seed)
         self.loop = VirtualLoop()
         self.network = Network(self.loop, random.Random(self.rng.random()))
         self.story: list[str] = []
         self.slots = slots
+        self.drift = drift
         self.runs: list[tuple[str, str, int]] = []
         self.failures: list[str] = []
         self.ended_s = 0.0
+        self.watcher: Watcher = Blind()
         self.machines: dict[str, Machine] = {}
+        self.nodes: list[str] = []
+        self._over = False
+        self._outside = contextvars.copy_context()
         self._processes: list[Process] = []
-        config = config or Config()
-        for index in range(count):
-            node = uuid7(WALL_START_MS + index, self.rng.getrandbits(74))
-            self.machines[node] = Machine(node, f"n{index}", config)
-        self.nodes = list(self.machines)
+        self._config = config or Config()
+        for _ in range(count):
+            self.add()
 
     def tell(self, text: str) -> None:
         """Adds a line to the story."""
-        self.story.append(f"{self.loop.time():9.3f} {text}")
+        self.story.append(f"{self.loop.now:9.3f} {text}")
+
+    def name(self, node: str | None) -> str:
+        """What people call a machine."""
+        return self.machines[node].name if node in self.machines else str(node)
+
+    def outside(self, work: Callable[[], T]) -> T:
+        """Does something in no process, wherever it is called: what a nemesis does at the very moment of a write."""
+        return self._outside.copy().run(work)
 
     # -- machines ----------------------------------------------------------------------------------------
+
+    def add(self, config: Config | None = None) -> str:
+        """A new machine, which was never started; its id is higher than all before."""
+        index = len(self.nodes)
+        node = uuid7(WALL_START_MS + index, self.rng.getrandbits(74))
+        timeline = Timeline()
+        if self.drift:
+            rate = self.rng.uniform(1 - self.drift, 1 + self.drift)
+            timeline = Timeline(rate, self.rng.choice((0.0, 3.0, 86_400.0)))
+        self.machines[node] = Machine(node, f"n{index}", config or self._config, timeline)
+        self.nodes.append(node)
+        return node
 
     def start(self, node: str) -> None:
         """Starts a machine's daemon."""
         machine = self.machines[node]
         machine.starts += 1
-        process = machine.process = Process(machine.name)
+        machine.stopping = False
+        process = machine.process = Process(machine.name, machine.timeline)
         self._processes.append(process)
         self.tell(f"{machine.name} starts ({machine.starts})")
         process.context.run(self.loop.create_task, self._live(machine, process))
 
     async def _live(self, machine: Machine, process: Process) -> None:
+        try:
+            await self._serve(machine, process)
+        except Exception as error:
+            first: BaseException = error
+            while isinstance(first, BaseExceptionGroup):
+                first = first.exceptions[0]
+            if self._over:
+                return
+            if isinstance(first, MeshqError):
+                self.outside(partial(self._ended, machine, process, first))
+            else:
+                self.failures.append(f"{machine.name}: the daemon died of {first!r}")
+                self.tell(self.failures[-1])
+
+    def _ended(self, machine: Machine, process: Process, error: BaseException) -> None:
+        """The daemon ended with an error of meshq's own, as it may when its disk fails at the start."""
+        if process.dead:
+            return
+        self.tell(f"{machine.name} ends: {error}")
+        self._kill(machine)
+        self.loop.call_later(RESTART_S, self._start_again, machine, process)
+
+    def _start_again(self, machine: Machine, process: Process) -> None:
+        if machine.process is process and not machine.gone:
+            self.start(machine.node)
+
+    async def _serve(self, machine: Machine, process: Process) -> None:
         rng = random.Random(f"{self.seed} {machine.node} {machine.starts}")
-
-        async def delay() -> None:
-            await asyncio.sleep(rng.uniform(*DISK_S))
-
-        queue, promise, outbox = machine.disk.open(delay)
-        clock = SimClock(self.loop, rng)
-        boot = uuid7(clock.wall_ms(), rng.getrandbits(74))
+        after_write = partial(self._after_write, machine)
+        queue, promise, outbox = machine.disk.open(rng, asyncio.sleep, after_write)
+        clock = SimClock(self.loop, rng, machine.timeline, lambda: machine.wall_ahead_ms)
+        boot = machine.boot = uuid7(clock.wall_ms(), rng.getrandbits(74))
         who = f"{machine.name}.{machine.starts}"
-        pool = machine.pool = SimPool(self.loop, rng, self.slots, who, self._ran(machine))
+        pool = machine.pool = SimPool(self.loop, rng, self.slots, who, partial(self._ran, machine))
         announced = asyncio.Event()
         announced.set()
         transport = SimTransport(self.network, machine.node, process)
@@ -111,26 +163,31 @@ class SimWorld:
             address_of=lambda node: None,
             pid=machine.starts,
         )  # fmt: skip
-        node = Node(machine.node, boot, machine.name, machine.config, world, on_stop=lambda: None)
+        node = Node(machine.node, boot, machine.name, machine.config, world, on_stop=lambda leave: None)
         await node.load()
         machine.running = node
         transport.listen(node)
         await node.run()
 
-    def _ran(self, machine: Machine) -> Callable[[Job], None]:
-        def ran(job: Job) -> None:
-            self.runs.append((job.id, machine.name, job.attempt))
+    def _after_write(self, machine: Machine, database: str) -> None:
+        self.watcher.after_write(machine, database)
 
-        return ran
+    def _ran(self, machine: Machine, job: Job) -> None:
+        self.runs.append((job.id, machine.name, job.attempt))
+        self.watcher.on_run(machine, job)
+
+    def _kill(self, machine: Machine) -> None:
+        if machine.process is not None:
+            machine.process.dead = True
+            machine.running = None
+            self.network.look()
 
     def crash(self, node: str) -> None:
         """Kill -9: nothing of the process runs any more, and only its disk is left."""
         machine = self.machines[node]
         if machine.process is not None:
             self.tell(f"{machine.name} crashes")
-            machine.process.dead = True
-            machine.running = None
-            self.network.look()
+            self._kill(machine)
 
     def pause(self, node: str) -> None:
         """SIGSTOP."""
@@ -146,20 +203,53 @@ class SimWorld:
             self.tell(f"{machine.name} resumes")
             self.loop.let_go(machine.process)
 
+    def sleep(self, node: str) -> None:
+        """The lid is closed: nothing runs, timers stand still, and one clock counts on."""
+        machine = self.machines[node]
+        if not machine.timeline.asleep:
+            self.tell(f"{machine.name} falls asleep")
+            machine.timeline.sleep(self.loop.now)
+
+    def wake(self, node: str) -> None:
+        """The lid is opened."""
+        machine = self.machines[node]
+        if machine.timeline.asleep:
+            self.tell(f"{machine.name} wakes")
+            machine.timeline.wake(self.loop.now)
+            if machine.process is not None and not machine.process.paused:
+                self.loop.let_go(machine.process)
+
+    async def stop(self, node: str) -> None:
+        """SIGTERM: the daemon stops in order, then its process ends."""
+        machine, process = self.machines[node], self.machines[node].process
+        self.tell(f"{machine.name} is told to stop")
+        machine.stopping = True
+        await self.at(node, lambda running: running.stop())
+        if machine.process is process and process is not None and not process.dead:
+            self.tell(f"{machine.name} has stopped")
+            self._kill(machine)
+
+    # -- what can be seen --------------------------------------------------------------------------------
+
     def leaders(self) -> list[str]:
-        """The machines that lead at this instant, each by its own clock."""
-        found = []
-        for node, machine in self.machines.items():
-            process, running = machine.process, machine.running
-            if process is not None and running is not None and process.context.copy().run(running.elector.leads):
-                found.append(node)
-        return found
+        """The machines that lead a majority at this instant, each by its own clock."""
+        return [
+            node
+            for node, machine in self.machines.items()
+            if machine.running is not None and machine.running.elector.leads()
+        ]
 
     def is_one_cluster(self) -> bool:
-        """Whether every machine is a replica of one cluster, and knows it."""
-        nodes = [machine.running for machine in self.machines.values()]
-        rosters = {node.replicator.roster.members for node in nodes if node is not None}
-        return None not in nodes and rosters == {tuple(sorted(self.nodes))}
+        """Whether every machine that is left follows one roster, which names as many of them as there may be."""
+        here = [machine for machine in self.machines.values() if not machine.gone]
+        running = [machine.running for machine in here if machine.running is not None]
+        rosters = {(node.replicator.roster.genesis, node.replicator.roster.members) for node in running}
+        if len(running) < len(here) or len(rosters) != 1:
+            return False
+        _, members = rosters.pop()
+        fit = [machine.node for machine in here if machine.config.replica != "never"]
+        replicas = min(len(fit), here[0].config.replicas)
+        return set(members) <= set(fit) and len(members) == replicas
 
     def reigns(self, node: str) -> bool:
         """Whether this machine leads and its first write is committed."""
@@ -198,7 +288,7 @@ class SimWorld:
 
     def spec(self, name: str = "work", **options: Any) -> TaskSpec:
         """A new task."""
-        wall_ms = WALL_START_MS + int(self.loop.time() * 1000)
+        wall_ms = WALL_START_MS + int(self.loop.now * 1000)
         options.setdefault("payload", values.pack([[], {}]))
         return TaskSpec(id=uuid7(wall_ms, self.rng.getrandbits(74)), name=name, **options)
 
@@ -227,16 +317,20 @@ class SimWorld:
         Raises:
             AssertionError: It did not in that time; the story so far is shown.
         """
-        deadline = self.loop.time() + within_s
+        deadline = self.loop.now + within_s
         while not holds():
-            if self.loop.time() > deadline:
+            if self.loop.now > deadline:
                 story = "\n".join(self.story[-60:])
                 raise AssertionError(f"seed {self.seed}: not within {within_s} s: {what}\n{story}")
             await asyncio.sleep(0.05)
 
     def _close(self) -> None:
         """Ends every task in order, those of dead processes too: what was held back runs now, and is cancelled."""
+        self._over = True
         self.network.close()
+        self.network.watch = lambda sender, to, message: None
+        self.network.after = lambda: None
+        self.watcher = Blind()
         self.loop.set_exception_handler(lambda loop, context: None)
         for task in self.loop.tasks:
             task.cancel()

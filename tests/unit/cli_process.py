@@ -17,14 +17,15 @@ def environment(data_dir: Path) -> dict[str, str]:
 def start(data_dir: Path, *args: str, **more: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "meshq", *args],
-        env={**environment(data_dir), **more}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**environment(data_dir), **more},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 
-def meshq(data_dir: Path, *args: str, **more: str) -> tuple[int, str, str]:
-    """Exit code, stdout, stderr."""
+def meshq(data_dir: Path, *args: str, typed: str = "", **more: str) -> tuple[int, str, str]:
+    """Exit code, stdout, stderr of a command whose user types this."""
     with start(data_dir, *args, **more) as process:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(typed, timeout=60)
     assert "Traceback" not in err or "--traceback" in args, err
     return process.returncode, out, err
 

@@ -16,6 +16,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from meshq.client.options import new_ids
+from meshq.core import reports
 from meshq.core import requests as ask
 from meshq.core.messages import Done
 from meshq.core.task import FINISHED
@@ -25,7 +26,7 @@ from meshq.wire.http import build_app
 from meshq.wire.server import Server, socket_path
 
 ERROR = {"type": "ValueError", "message": "boom", "traceback": "Traceback (most recent call last):\n  in the_function"}
-NODE = ask.NodeView(
+NODE = reports.NodeView(
     id="0" * 31 + "a", name="alpha", role="leader", address="192.168.1.20:7373", heard_s=0.0, slots=4, running=1,
     behind=0,
 )  # fmt: skip
@@ -35,17 +36,23 @@ class Twin:
     """Keeps tasks in a dict: `echo` is done at once, `fail` fails at once, `hold` waits for `finish`."""
 
     def __init__(self) -> None:
-        self.tasks: dict[str, ask.TaskView] = {}
+        self.tasks: dict[str, reports.TaskView] = {}
         self.specs: dict[str, ask.TaskSpec] = {}
         self.requests: list[ask.Request] = []
         self.refusals: deque[MeshqError] = deque()
+        self.refuses: dict[type, MeshqError] = {}
         self.lost_answers = 0
         self.error = dict(ERROR)
         self.pid = os.getpid()
         self.copies, self.majority, self.queued = 2, True, False
-        self.status = ask.Status(
+        self.status = reports.Status(
             node=NODE.id, leader=NODE.id, epoch=3, majority=True, nodes=(NODE,), tasks={"done": 7}, per_minute=5
         )
+        self.stories: dict[str, reports.TaskStory] = {}
+        self.cluster_story = reports.ClusterStory(
+            node=NODE.id, leader=NODE.id, epoch=3, majority=True, since_ms=None, votes=(NODE.id,), nodes=(), waits="",
+            events=(),
+        )  # fmt: skip
         self.body_bytes_max = 16 << 20
         self.on_stop: Callable[[], object] = lambda: None
         self.asked_to_wait = threading.Event()
@@ -67,6 +74,8 @@ class Twin:
         self.requests.append(request)
         if self.refusals:
             raise self.refusals.popleft()
+        if type(request) in self.refuses:
+            raise self.refuses[type(request)]
         return await self._answer(request)
 
     async def _answer(self, request: ask.Request) -> ask.Answer:
@@ -79,7 +88,7 @@ class Twin:
                 return self.tasks[task]
             case ask.WaitQuery():
                 await self._until(lambda: bool(self._finished(request.ids)), request.wait_s)
-                return ask.TaskViews(tasks=tuple(self._finished(request.ids)))
+                return reports.TaskViews(tasks=tuple(self._finished(request.ids)))
             case ask.TasksQuery():
                 return self._page(request)
             case ask.Cancel():
@@ -87,15 +96,27 @@ class Twin:
             case ask.Retry():
                 old = self.specs[self._find(request.id)]
                 return self._submit(ask.Submit(tasks=(replace(old, id=new_ids(1)[0], retry_of=old.id),)))
-            case ask.StatusQuery():
-                return self.status
-            case ask.HealthQuery():
-                return ask.Health(ok=True, node=NODE.id, role="leader", leader=NODE.id, version="0", pid=self.pid)
-            case ask.StatsQuery():
-                return ask.Stats(node=NODE.id, boot="b", uptime_s=1.0, counters={})
             case ask.Stop():
                 self.on_stop()
                 return Done()
+            case ask.Recover() | ask.Forget():
+                return Done()
+        return self._told(request)
+
+    def _told(self, request: ask.Request) -> ask.Answer:
+        """What it says of itself."""
+        match request:
+            case ask.StatusQuery():
+                return self.status
+            case ask.HealthQuery():
+                return reports.Health(ok=True, node=NODE.id, role="leader", leader=NODE.id, version="0", pid=self.pid)
+            case ask.StatsQuery():
+                return reports.Stats(node=NODE.id, boot="b", uptime_s=1.0, counters={})
+            case ask.TaskStoryQuery():
+                task = self._find(request.id)
+                return self.stories.get(task) or reports.TaskStory(task=self.tasks[task], changes=())
+            case ask.ClusterStoryQuery():
+                return self.cluster_story
         raise NotFound(type(request).__name__)
 
     def _submit(self, request: ask.Submit) -> ask.Submitted:
@@ -115,8 +136,8 @@ class Twin:
             copies=self.copies, majority=self.majority, queued=self.queued,
         )  # fmt: skip
 
-    def _started(self, spec: ask.TaskSpec) -> ask.TaskView:
-        view = ask.TaskView(id=spec.id, name=spec.name, state="pending", attempt=0, retry_of=spec.retry_of)
+    def _started(self, spec: ask.TaskSpec) -> reports.TaskView:
+        view = reports.TaskView(id=spec.id, name=spec.name, state="pending", attempt=0, retry_of=spec.retry_of)
         if spec.name == "hold":
             return view
         if spec.name == "fail":
@@ -124,19 +145,19 @@ class Twin:
         args, kwargs = values.unpack_arguments(spec.payload)
         return replace(view, state="done", attempt=1, result=values.pack([args, kwargs]))
 
-    def _finished(self, ids: Sequence[str]) -> list[ask.TaskView]:
+    def _finished(self, ids: Sequence[str]) -> list[reports.TaskView]:
         return [self.tasks[task] for task in ids if task in self.tasks and self.tasks[task].state in FINISHED]
 
-    def _page(self, query: ask.TasksQuery) -> ask.TaskViews:
+    def _page(self, query: ask.TasksQuery) -> reports.TaskViews:
         found = [
             view for task, view in sorted(self.tasks.items(), reverse=True)
             if (query.after is None or task < query.after)
             and query.state in (None, view.state) and query.name in (None, view.name)
         ]  # fmt: skip
         page = found[: query.limit]
-        return ask.TaskViews(tasks=tuple(page), next=page[-1].id if len(found) > len(page) else None)
+        return reports.TaskViews(tasks=tuple(page), next=page[-1].id if len(found) > len(page) else None)
 
-    def _cancel(self, request: ask.Cancel) -> ask.TaskView:
+    def _cancel(self, request: ask.Cancel) -> reports.TaskView:
         task = self._find(request.id)
         if self.tasks[task].state not in FINISHED:
             self.tasks[task] = replace(self.tasks[task], state="cancelled")

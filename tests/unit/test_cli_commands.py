@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from meshq.core import reports
 from meshq.core import requests as ask
 from meshq.errors import NoLeader, QueueFull, Stopping
 from meshq.wire.server import socket_path
@@ -147,7 +148,7 @@ def test_result_as_json_by_the_end_of_an_id(tmp_path: Path, twin: Twin) -> None:
     assert code == 0
     assert json.loads(out) == {
         "id": task, "name": "echo", "state": "done", "result": [[1], {}], "error": None, "attempt": 1,
-        "retry_of": None,
+        "retry_of": None, "majority": True,
     }  # fmt: skip
     assert meshq(tmp_path, "result", task)[1] == f"{task[-8:]}  echo: done (attempt 1)\n[[1], {{}}]\n"
 
@@ -223,14 +224,14 @@ def test_tasks_for_people_and_for_scripts(tmp_path: Path, twin: Twin) -> None:
     assert "--limit" in err
     found = [json.loads(line) for line in meshq(tmp_path, "tasks", "--json")[1].splitlines()]
     assert [each["id"] for each in found] == sorted(twin.tasks, reverse=True)
-    assert set(found[0]) == {"id", "name", "state", "error", "attempt", "retry_of"}
+    assert set(found[0]) == {"id", "name", "state", "error", "attempt", "retry_of", "majority"}
     assert len(meshq(tmp_path, "tasks", "--json", "--name", "echo", "--limit", "7")[1].splitlines()) == 7
 
 
 # -- status ----------------------------------------------------------------------------------------------
 
 
-def nodes() -> tuple[ask.NodeView, ...]:
+def nodes() -> tuple[reports.NodeView, ...]:
     return (
         replace(NODE, name="a-host-with-a-long-name.example.org", slots=1024, running=1024),
         replace(
@@ -248,8 +249,9 @@ def test_status_as_json(tmp_path: Path, twin: Twin) -> None:
         "node": NODE.id, "leader": NODE.id, "epoch": 3, "majority": True,
         "nodes": [{
             "id": NODE.id, "name": "alpha", "role": "leader", "address": "192.168.1.20:7373", "heard_s": 0.0,
-            "slots": 4, "running": 1, "behind": 0,
+            "slots": 4, "running": 1, "behind": 0, "paused": "",
         }],
+        "copies": 0, "split": "", "missing": [], "merge": None,
         "tasks": {"pending": 0, "running": 0, "done": 7, "failed": 0, "cancelled": 0},
     }  # fmt: skip
 

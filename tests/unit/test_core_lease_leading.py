@@ -9,6 +9,7 @@ from meshq.core.events import (
     Follow,
     Gathered,
     Lead,
+    Outdated,
     Persist,
     Received,
     Reply,
@@ -252,3 +253,51 @@ def test_a_lost_leader_is_told_once() -> None:
     assert only(lease.step(Tick(), 1.5 + LEASE_S), Follow) == [Follow(None, 1)]
     assert only(lease.step(Tick(), 1.5 + LEASE_S), Follow) == []
     assert only(lease.step(Received(A, renewal(2)), 5.0), Follow) == [Follow(A, 2)]
+
+
+# -- rows and rosters that come home ---------------------------------------------------------------------
+
+
+def test_a_row_of_a_later_epoch_makes_the_leader_stand_above_it_once_per_lease() -> None:
+    lease = lease_of(A, members=FIVE)
+    lead(lease, 0.0, B, C)
+    lease.step(Outdated(7), 0.1)
+    effects = lease.step(Tick(), lease.deadline(0.1))
+    assert only(effects, Ended) == [Ended(1, "rows of a later epoch came home")]
+    assert role_of(lease) is Role.ASKING
+    prevote = Vote(epoch=2, pre=True, lease_s=LEASE_S, genesis=GENESIS)
+    for voter in (B, C):
+        effects = lease.step(says_yes(voter, prevote, 0.6, roster=roster_of(*FIVE)), 0.7)
+    assert all(vote.epoch == 8 for vote in sent(effects, Vote).values())
+    assert len(sent(effects, Vote)) == 4
+
+
+def test_a_row_of_an_earlier_epoch_changes_nothing() -> None:
+    lease = lease_of(A, members=FIVE)
+    lead(lease, 0.0, B, C)
+    lease.step(Outdated(1), 0.1)
+    lease.step(Tick(), lease.deadline(0.1))
+    assert role_of(lease) is Role.LEADER
+
+
+def test_a_leader_that_a_newer_roster_leaves_out_leads_no_more() -> None:
+    lease = lease_of(A, members=FIVE)
+    lead(lease, 0.0, B, C)
+    recovered = Roster(genesis=GENESIS, members=(B,), recovery=1)
+    assert only(lease.step(RosterChanged(recovered), 0.2), Ended) == [Ended(1, "not on the newest roster")]
+    assert not lease.leads(0.2)
+
+
+# -- without a majority ----------------------------------------------------------------------------------
+
+
+def test_who_leads_stands_or_gave_its_word_is_bound() -> None:
+    lease = lease_of(A, members=FIVE)
+    assert not lease.bound(10.0)
+    lead(lease, 10.0, B, C)
+    assert lease.bound(10.1)
+    lease.step(Resign("chance"), 10.2)
+    assert not lease.bound(10.3), "its promise is its own"
+    lease.step(Received(B, vote_for(9)), 10.3 + LEASE_S)
+    assert lease.bound(10.4 + LEASE_S)
+    assert not lease.bound(10.4 + 2 * LEASE_S)

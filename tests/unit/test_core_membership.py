@@ -26,6 +26,11 @@ def node(
     return Candidate(node=name, in_sync=in_sync, alive=alive, leaving=leaving, votes=votes)
 
 
+def silent(name: str) -> Candidate:
+    """A replica that has been silent for long enough to be replaced."""
+    return Candidate(node=name, in_sync=False, alive=False, leaving=False, votes=False, silent=True)
+
+
 def change(roster: Roster, *nodes: Candidate, replicas: int = 5) -> tuple[str, ...] | None:
     """The members after the next change; None where there is none."""
     after = next_change(roster, "a", nodes, replicas)
@@ -96,6 +101,27 @@ def test_a_leader_never_removes_itself() -> None:
 
 def test_a_silent_replica_stays() -> None:
     assert change(THREE, node("b", alive=False, in_sync=False)) is None
+
+
+def test_a_silent_replica_makes_room_for_a_live_worker_in_two_changes() -> None:
+    worker = node("d", in_sync=False)
+    assert change(THREE, node("b"), silent("c"), worker, replicas=3) == ("a", "b")
+    two = replace(THREE, members=("a", "b"))
+    assert change(two, node("b"), worker, replicas=3) is None, "it joins when it is in sync, not before"
+    assert change(two, node("b"), node("d"), replicas=3) == ("a", "b", "d")
+
+
+@pytest.mark.parametrize("newcomer", [node("d", alive=False), node("d", votes=False), node("d", leaving=True)])
+def test_a_silent_replica_stays_if_nobody_can_take_its_place(newcomer: Candidate) -> None:
+    assert change(THREE, node("b"), silent("c"), newcomer, replicas=3) is None
+
+
+def test_silent_replicas_go_where_a_majority_becomes_smaller_without_them() -> None:
+    four = replace(THREE, members=("a", "b", "c", "d"))
+    assert change(four, node("b"), node("c"), silent("d")) == ("a", "b", "c")
+    five = replace(THREE, members=("a", "b", "c", "d", "e"))
+    assert change(five, node("b"), node("c"), node("d"), silent("e")) is None
+    assert change(five, node("b"), node("c"), silent("d"), silent("e")) == ("a", "b", "c", "d")
 
 
 # -- hand-over, founding, in sync ------------------------------------------------------------------------

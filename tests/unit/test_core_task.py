@@ -19,11 +19,13 @@ NOW_MS = 5_000
 ACTS: dict[Move, Callable[[Task], Task]] = {
     Move.CLAIM: lambda task: moves.claimed(task, "w2", NOW_MS),
     Move.ADOPT: lambda task: moves.adopted(task, "w2", 3, NOW_MS),
-    Move.RELEASE: moves.released,
-    Move.RETRY: lambda task: moves.retried(task, 9_000, b"error"),
+    Move.RELEASE: lambda task: moves.released(task, NOW_MS),
+    Move.RETRY: lambda task: moves.retried(task, 9_000, b"error", NOW_MS),
     Move.SUCCEED: lambda task: moves.succeeded(task, "w2", b"result", None, NOW_MS),
     Move.FAIL: lambda task: moves.failed(task, b"error", NOW_MS),
     Move.CANCEL: lambda task: moves.cancelled(task, NOW_MS),
+    Move.LOSE: lambda task: moves.lost(task, NOW_MS),
+    Move.PURGE: lambda task: moves.purged(task, NOW_MS),
 }
 
 
@@ -71,18 +73,18 @@ def test_an_adopted_run_keeps_its_attempt_and_its_start() -> None:
 
 def test_a_released_run_costs_nothing_and_a_lost_one_is_counted() -> None:
     running = task_of(State.RUNNING, attempt=2, worker="w1", started_ms=1_000, losses=1)
-    released = moves.released(running)
+    released = moves.released(running, NOW_MS)
     assert (released.worker, released.started_ms, released.losses, released.failures) == (None, None, 1, 0)
-    assert (moves.lost(running).losses, moves.lost(running).state) == (2, "running")
-    assert (moves.lost(released).losses, moves.lost(released).state) == (2, "pending")
+    assert (moves.lost(running, NOW_MS).losses, moves.lost(running, NOW_MS).state) == (2, "running")
+    assert (moves.lost(released, NOW_MS).losses, moves.lost(released, NOW_MS).state) == (2, "pending")
 
 
 def test_failures_crashes_and_losses_are_counted_apart() -> None:
     running = task_of(State.RUNNING, failures=1, crashes=1, losses=1)
-    retried = moves.retried(running, 9_000, b"error")
+    retried = moves.retried(running, 9_000, b"error", NOW_MS)
     assert (retried.failures, retried.crashes, retried.losses) == (2, 1, 1)
     assert (retried.error, retried.not_before_ms, retried.worker) == (b"error", 9_000, None)
-    crashed = moves.retried(running, 9_000, b"error", crashed=True)
+    crashed = moves.retried(running, 9_000, b"error", NOW_MS, crashed=True)
     assert (crashed.failures, crashed.crashes, crashed.losses) == (1, 2, 1)
     assert moves.failed(running, b"e", NOW_MS, raised=True).failures == 2
     assert moves.failed(running, b"e", NOW_MS, crashed=True).crashes == 2
@@ -93,6 +95,31 @@ def test_a_success_drops_the_error_of_an_earlier_attempt() -> None:
     done = moves.succeeded(task_of(State.RUNNING, error=b"earlier"), "w2", None, "1/result", NOW_MS)
     assert (done.error, done.result, done.result_ref, done.finished_ms) == (None, None, "1/result", NOW_MS)
     assert moves.succeeded(task_of(attempt=0), "w2", b"r", None, NOW_MS).attempt == 1, "it ran at least once"
+
+
+def test_nothing_is_left_of_a_purged_task_but_that_it_was_there() -> None:
+    done = task_of(
+        State.DONE, payload=b"p", payload_ref="1/args", result=b"r", result_ref="1/result", error=b"e", story=b"s",
+        submitted_ms=1, finished_ms=2,
+    )  # fmt: skip
+    assert moves.purged(done, NOW_MS) == task_of(
+        State.PURGED, version=5, submitted_ms=1, finished_ms=NOW_MS
+    )  # fmt: skip
+
+
+def test_every_move_adds_an_entry_to_the_story_that_says_when_who_and_why() -> None:
+    claim = moves.claimed(task_of(story=b"before"), "w2", NOW_MS, "claimed")
+    assert claim.story == b"before" + b"\x1eclaim\x1f5000\x1fw2\x1fclaimed"
+    running = task_of(State.RUNNING, worker="w1")
+    for move, act in ACTS.items():
+        if (State.RUNNING, move) in TRANSITIONS:
+            assert act(running).story.startswith(b"\x1e" + move.value.encode() + b"\x1f5000\x1fw"), move
+
+
+def test_a_cause_is_one_short_line() -> None:
+    found = moves.entry(Move.FAIL, 1, None, "a\x1eb\nc\x1d\x1f" + "x" * 500 + "\udc80")
+    assert found == b"\x1efail\x1f1\x1f\x1fa b c  " + b"x" * (moves.CAUSE_CHARS_MAX - 7)
+    assert moves.entry(Move.FAIL, 1, None, "\udc80é").endswith("\x1f é".encode())
 
 
 @pytest.mark.parametrize(("backoff_s", "failures", "delay_ms"), [

@@ -19,6 +19,7 @@ from meshq.store.database import Connection
 from meshq.store.feed import Pen
 from meshq.store.inline import memory_connection
 from meshq.store.rows import PayloadRow, RosterRow, TaskRow
+from meshq.store.statements import PAYLOAD_COLUMNS, ROSTER_COLUMNS
 
 A = Pen("a", 1, True)
 B = Pen("b", 2, True)
@@ -166,12 +167,20 @@ def test_everything_not_known_committed_is_stamped_anew_in_its_old_order(conn: C
     assert last == 4 == feed.read_vector(conn)["b"]
 
 
-def test_what_a_split_finished_is_not_marked_by_being_stamped_anew(conn: Connection) -> None:
+@pytest.mark.parametrize("majority", [False, True])
+def test_what_a_split_finished_is_accepted_by_a_majority_that_takes_it_in(conn: Connection, majority: bool) -> None:
     split = Pen("a", 1, False)
-    feed.write_tasks(conn, split, [a_task("1")])
+    feed.write_tasks(conn, split, [a_task("1"), a_task("open")])
     feed.write_tasks(conn, split, [succeeded(there(conn, "1"), "w", b"r", None, 9)])
-    feed.restamp(conn, B, first=True)
-    assert (there(conn, "1").majority, there(conn, "1").writer) == (0, "b")
+    feed.restamp(conn, replace(B, majority=majority), first=True)
+    assert (there(conn, "1").majority, there(conn, "1").writer) == (majority, "b")
+    assert (there(conn, "open").majority, there(conn, "open").writer) == (0, "b")
+
+
+def test_an_outcome_that_was_accepted_under_a_majority_stays_so_in_a_split(conn: Connection) -> None:
+    feed.write_tasks(conn, A, [a_task("1", rank=1, state="done")])
+    feed.restamp(conn, replace(B, majority=False), first=True)
+    assert (there(conn, "1").majority, there(conn, "1").writer) == (1, "b")
 
 
 def test_own_rows_of_an_earlier_epoch_are_stamped_anew_and_those_of_this_one_stay(conn: Connection) -> None:
@@ -319,8 +328,8 @@ def test_a_later_version_may_add_columns(conn: Connection) -> None:
 
 def test_the_rows_on_the_wire_are_those_of_the_tables(conn: Connection) -> None:
     assert TaskRow.__struct_fields__ == COLUMNS
-    assert PayloadRow.__struct_fields__ == feed.PAYLOAD_COLUMNS
-    assert RosterRow.__struct_fields__ == feed.ROSTER_COLUMNS
+    assert PayloadRow.__struct_fields__ == PAYLOAD_COLUMNS
+    assert RosterRow.__struct_fields__ == ROSTER_COLUMNS
     columns = [name for _, name, *_ in conn.execute("PRAGMA table_info(tasks)")]
     assert tuple(columns) == COLUMNS
 

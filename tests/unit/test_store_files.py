@@ -1,7 +1,8 @@
-"""What stands beside the queue in the data directory: promise, peers, lock, node id."""
+"""What stands beside the queue in the data directory: promise, peers, lock; and how files are set aside."""
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -10,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from meshq.core.events import Promise
-from meshq.core.ids import uuid7
-from meshq.errors import Conflict, InvariantBroken, StoreError
-from meshq.store import identity, lock, peers
+from meshq.errors import Conflict, DiskFailed, DiskFull, InvariantBroken, StoreError
+from meshq.store import files, lock, peers
+from meshq.store.database import Database
 from meshq.store.inline import InlineDatabase, memory_connection
 from meshq.store.promise import PromiseStore
 from meshq.store.schema import PROMISE
@@ -21,12 +22,12 @@ from meshq.store.schema import PROMISE
 
 
 async def test_a_promise_survives_a_restart(tmp_path: Path) -> None:
-    store = await PromiseStore.open(tmp_path / "promise.db")
+    store = PromiseStore(await Database.open(tmp_path / "promise.db", schema=PROMISE, readers=0))
     assert await store.load() == Promise()
     await store.save(Promise(3, "a", 2.5))
     await store.save(Promise(3, "b", 5.0))
     await store.close()
-    again = await PromiseStore.open(tmp_path / "promise.db")
+    again = PromiseStore(await Database.open(tmp_path / "promise.db", schema=PROMISE, readers=0))
     assert await again.load() == Promise(3, "b", 5.0)
     await again.close()
 
@@ -93,30 +94,45 @@ def test_a_data_directory_that_cannot_be_written_is_named(tmp_path: Path) -> Non
         lock.acquire(tmp_path / "file")
 
 
-# -- node id ---------------------------------------------------------------------------------------------
+# -- setting aside ---------------------------------------------------------------------------------------
 
 
-def test_the_id_is_made_once_and_kept(tmp_path: Path) -> None:
-    made = [uuid7(2, 2), uuid7(1, 1)]
-    first = identity.load_or_create(tmp_path, made.pop)
-    assert first == uuid7(1, 1)
-    assert identity.load_or_create(tmp_path, made.pop) == first
-    assert len(made) == 1
-    assert [path.name for path in tmp_path.iterdir()] == [identity.ID_FILE]
+def test_a_database_is_set_aside_with_what_is_beside_it_and_nothing_is_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "queue.db"
+    assert files.set_aside(path, "queue.db.damaged") is None
+    for number in (1, 2):
+        path.write_text(f"rows {number}")
+        (tmp_path / "queue.db-wal").write_text(f"journal {number}")
+        kept = files.set_aside(path, "queue.db.damaged")
+        assert kept is not None
+        assert kept.read_text() == f"rows {number}"
+        assert kept.with_name(f"{kept.name}-wal").read_text() == f"journal {number}"
+    assert sorted(each.name for each in tmp_path.iterdir()) == [
+        "queue.db.damaged", "queue.db.damaged-2", "queue.db.damaged-2-wal", "queue.db.damaged-wal",
+    ]  # fmt: skip
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage", b"\xff\x00", uuid7(1, 1).encode() * 2])
-def test_garbage_instead_of_an_id_is_refused_and_left_alone(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / identity.ID_FILE
-    path.write_bytes(content)
-    with pytest.raises(StoreError, match="node-id: holds no node id"):
-        identity.load_or_create(tmp_path, lambda: uuid7(1, 1))
-    assert path.read_bytes() == content
+def test_a_journal_without_its_database_is_kept_too(tmp_path: Path) -> None:
+    (tmp_path / "queue.db-wal").write_text("journal")
+    files.set_aside(tmp_path / "queue.db", "kept")
+    assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [("kept-wal", "journal")]
 
 
-def test_a_folder_in_which_no_id_can_be_kept_is_named(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match="can't be written"):
-        identity.load_or_create(tmp_path / "missing", lambda: uuid7(1, 1))
-    (tmp_path / identity.ID_FILE).mkdir()
-    with pytest.raises(StoreError, match="can't be read"):
-        identity.load_or_create(tmp_path, lambda: uuid7(1, 1))
+def test_a_database_goes_into_another_folder(tmp_path: Path) -> None:
+    (tmp_path / "queue.db").write_text("rows")
+    (tmp_path / "left").mkdir()
+    assert files.set_aside(tmp_path / "queue.db", "queue.db", folder=tmp_path / "left") == tmp_path / "left/queue.db"
+    assert (tmp_path / "left/queue.db").read_text() == "rows"
+
+
+def test_a_time_in_a_files_name() -> None:
+    assert files.stamp(1_700_000_000_000) == "20231114T221320Z"
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "advice"), [(errno.ENOSPC, DiskFull, "; make room there"), (errno.EROFS, DiskFailed, "")]
+)
+def test_what_a_disk_refuses_is_named(number: int, kind: type[StoreError], advice: str) -> None:
+    error = files.disk_error(Path("/data"), OSError(number, os.strerror(number)))
+    assert type(error) is kind
+    assert str(error) == f"/data: can't be written: {os.strerror(number)}{advice}"

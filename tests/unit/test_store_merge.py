@@ -126,7 +126,7 @@ def changed(task: Task | None, id_: str, move: int, worker: str) -> Task:
         case _, "pending":
             return moves.claimed(task, worker, 3)
         case _:
-            return moves.released(task)
+            return moves.released(task, 4)
 
 
 def rows_of(conn: Connection) -> list[tuple[str, str, tuple[Any, ...]]]:

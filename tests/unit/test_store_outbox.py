@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from meshq.core.requests import Outcome, TaskSpec
-from meshq.errors import NewerDatabase
+from meshq.errors import DiskFull
+from meshq.store.database import Database
 from meshq.store.inline import InlineDatabase, memory_connection
 from meshq.store.outbox import Outbox
 from meshq.store.schema import OUTBOX
@@ -32,8 +33,7 @@ def wall() -> Wall:
 @pytest.fixture(params=["file", "inline"])
 async def outbox(request: pytest.FixtureRequest, tmp_path: Path, wall: Wall) -> AsyncIterator[Outbox]:
     if request.param == "file":
-        opened, damaged = await Outbox.open(tmp_path / "outbox.db", wall)
-        assert damaged is None
+        opened = Outbox(await Database.open(tmp_path / "outbox.db", schema=OUTBOX, readers=1), wall)
     else:
         opened = Outbox(InlineDatabase(memory_connection(OUTBOX)), wall)
     yield opened
@@ -117,50 +117,29 @@ async def test_garbage_is_set_aside_and_stops_nothing() -> None:
     assert await outbox.count() == 2
 
 
-async def test_a_file_that_is_damaged_is_kept_beside_a_new_one(tmp_path: Path, wall: Wall) -> None:
-    path = tmp_path / "outbox.db"
-    for number in (1, 2):
-        garbage = b"garbage %d " % number * 1000
-        path.write_bytes(garbage)
-        outbox, damaged = await Outbox.open(path, wall)
-        assert damaged == tmp_path / f"outbox.db.damaged-{number}"
-        assert damaged.read_bytes() == garbage
-        await outbox.put_submits([spec(1)])
-        assert await outbox.count() == 1
-        await outbox.close()
-
-
-async def test_a_damaged_page_is_found_at_the_start(tmp_path: Path, wall: Wall) -> None:
-    path = tmp_path / "outbox.db"
-    outbox, _ = await Outbox.open(path, wall)
-    await outbox.put_submits([replace(spec(n), payload=b"x" * 900) for n in range(100)])
-    await outbox.close()
-    content = bytearray(path.read_bytes())
-    for page in range(3, len(content) // 4096):
-        content[page * 4096 : page * 4096 + 64] = b"\xff" * 64
-    path.write_bytes(content)
-    outbox, damaged = await Outbox.open(path, wall)
-    assert damaged is not None
-    assert await outbox.count() == 0
-    await outbox.close()
-
-
-async def test_a_newer_outbox_is_no_damage(tmp_path: Path, wall: Wall) -> None:
-    path = tmp_path / "outbox.db"
-    outbox, _ = await Outbox.open(path, wall)
-    await outbox.close()
-    conn = sqlite3.connect(path)
-    conn.execute("PRAGMA user_version = 99")
-    conn.close()
-    with pytest.raises(NewerDatabase):
-        await Outbox.open(path, wall)
-
-
 async def test_what_is_in_the_outbox_survives_a_restart(tmp_path: Path, wall: Wall) -> None:
-    outbox, _ = await Outbox.open(tmp_path / "outbox.db", wall)
+    path = tmp_path / "outbox.db"
+    outbox = Outbox(await Database.open(path, schema=OUTBOX, readers=1), wall)
     await outbox.put_results([outcome(1)], "boot")
     await outbox.close()
-    again, damaged = await Outbox.open(tmp_path / "outbox.db", wall)
-    assert damaged is None
+    again = Outbox(await Database.open(path, schema=OUTBOX, readers=1), wall)
     assert [found for _, _, found in await again.results(10)] == [outcome(1)]
     await again.close()
+
+
+async def test_what_a_full_disk_did_not_take_is_not_there(tmp_path: Path, wall: Wall) -> None:
+    database = await Database.open(tmp_path / "outbox.db", schema=OUTBOX, readers=1)
+    outbox = Outbox(database, wall)
+    await outbox.put_submits([spec(1)])
+
+    def limit(conn: sqlite3.Connection) -> None:
+        (pages,) = conn.execute("PRAGMA page_count").fetchone()
+        conn.execute(f"PRAGMA max_page_count = {pages + 3}")
+
+    await database.write(limit)
+    with pytest.raises(DiskFull, match=r"outbox\.db: the disk is full; nothing was kept: make room there"):
+        await outbox.put_submits([replace(spec(2), payload=b"x" * 100_000)])
+    assert [found for _, found in await outbox.submits(10)] == [spec(1)]
+    await outbox.put_submits([spec(3)])
+    assert [found for _, found in await outbox.submits(10)] == [spec(1), spec(3)]
+    await outbox.close()

@@ -34,7 +34,7 @@ def runs(conn: Connection, *ids: str, **changes: Any) -> None:
 
 def claim(conn: Connection, now_ms: int = 2000) -> list[tuple[Task, bytes]]:
     return queue.claim(
-        conn, PEN, "w", ["primes"], Budget(99), committed={"a": 1 << 40}, now_ms=now_ms, limit=99
+        conn, PEN, "w", ["primes"], Budget(99), shown={"a": 1 << 40}, now_ms=now_ms, limit=99
     )  # fmt: skip
 
 

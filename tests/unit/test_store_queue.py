@@ -39,7 +39,7 @@ def claim(conn: Connection, count: int = 1, **changes: Any) -> list[str]:
 
 def claim_rows(conn: Connection, count: int = 1, **changes: Any) -> list[tuple[Task, bytes]]:
     arguments: dict[str, Any] = {
-        "pen": PEN, "node": "w", "names": ["primes"], "budget": Budget(count), "committed": ALL, "now_ms": 2000,
+        "pen": PEN, "node": "w", "names": ["primes"], "budget": Budget(count), "shown": ALL, "now_ms": 2000,
         "limit": 1000,
     }  # fmt: skip
     return queue.claim(conn, **(arguments | changes))
@@ -62,6 +62,7 @@ def test_a_submitted_task_has_what_its_spec_says(conn: Connection) -> None:
     assert there(conn, "1") == Task(
         id="1", name="primes", payload=b"args of 1", priority=3, not_before_ms=7, timeout_s=1.5, retries=2,
         backoff_s=0.5, key="k", retry_of="0", batch="b", submitted_ms=1000, epoch=1, writer="a", seq=1,
+        story=there(conn, "1").story,
     )  # fmt: skip
 
 
@@ -122,17 +123,17 @@ def test_a_claimed_task_runs(conn: Connection) -> None:
     later = replace(PEN, epoch=3)
     ((task, payload),) = claim_rows(conn, pen=later, node="worker")
     assert payload == b"args of 1"
-    assert task == there(conn, "1")
+    assert there(conn, "1") == replace(task, story=there(conn, "1").story)
     assert task == replace(claimed(before, "worker", 2000), epoch=3, writer="a", seq=2)
 
 
 def test_only_committed_tasks_are_given(conn: Connection) -> None:
     submit(conn, spec("1"), spec("2"))
     submit(conn, spec("3"), pen=Pen("b", 1, True))
-    assert claim(conn, 9, committed={}) == []
-    assert claim(conn, 9, committed={"a": 1, "b": 0}) == ["1"]
-    assert claim(conn, 9, committed={"a": 1, "b": 1}) == ["3"]
-    assert claim(conn, 9, committed={"a": 2}) == ["2"]
+    assert claim(conn, 9, shown={}) == []
+    assert claim(conn, 9, shown={"a": 1, "b": 0}) == ["1"]
+    assert claim(conn, 9, shown={"a": 1, "b": 1}) == ["3"]
+    assert claim(conn, 9, shown={"a": 2}) == ["2"]
 
 
 def test_only_tasks_that_the_worker_knows_are_given(conn: Connection) -> None:
@@ -150,17 +151,39 @@ def test_a_task_waits_for_its_time(conn: Connection) -> None:
     assert claim(conn, 9, now_ms=5000) == ["1", "3"]
 
 
-def test_in_the_census_only_tasks_submitted_in_this_epoch_are_given(conn: Connection) -> None:
+def test_in_the_census_only_what_this_leadership_wrote_itself_is_given(conn: Connection) -> None:
     submit(conn, spec("old"), spec("old and stamped anew"))
     now = replace(PEN, epoch=2)
     feed.merge_committed(conn, {"a": 1})
-    feed.restamp(conn, now, first=True)
+    after = feed.restamp(conn, now, first=True)
     submit(conn, spec("released"), pen=now)
     queue.adopt(conn, now, [ClaimRef(task="released", epoch=2, attempt=1)], "w", 5)
     queue.release(conn, now, ["released"])
     submit(conn, spec("new"), pen=now)
-    assert claim(conn, 9, pen=now, only_epoch=2) == ["new"]
-    assert claim(conn, 9, pen=now) == ["old", "old and stamped anew", "released"]
+    submit(conn, spec("another's"), pen=Pen("b", 2, True))
+    assert claim(conn, 9, pen=now, only_after=after) == ["released", "new"]
+    assert claim(conn, 9, pen=now) == ["old", "old and stamped anew", "another's"]
+
+
+def test_in_the_census_what_came_home_waits_until_it_moves_here(conn: Connection) -> None:
+    other = memory_connection()
+    submit(other, spec("1"), spec("2"), pen=Pen("b", 1, True))
+    (rows,) = feed.rows_beyond(other, {}, 1 << 20)
+    now = replace(PEN, epoch=2)
+    submit(conn, spec("mine"), pen=now)
+    brought = feed.apply(conn, rows, now).brought
+    assert brought == (2, 3)
+    assert feed.apply(conn, rows, now).brought is None
+    queue.adopt(conn, now, [ClaimRef(task="2", epoch=1, attempt=1)], "w", 5)
+    queue.release(conn, now, ["2"])
+    assert claim(conn, 9, pen=now, only_after=0, brought=[brought, (90, 99)]) == ["mine", "2"]
+    assert claim(conn, 9, pen=now, only_after=0) == ["1"]
+
+
+def test_what_a_worker_is_to_avoid_is_given_to_others(conn: Connection) -> None:
+    submit(conn, spec("1"), spec("2"))
+    assert claim(conn, 9, avoid={"1": "it crashed there", "unknown": ""}) == ["2"]
+    assert claim(conn, 9, avoid=["2"]) == ["1"]
 
 
 def test_a_deposed_leader_gives_nothing_of_a_later_epoch(conn: Connection) -> None:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from meshq.core.requests import TasksQuery, TaskView
+from meshq.core.reports import TaskView
+from meshq.core.requests import TasksQuery
 from meshq.core.task import Task
 from meshq.errors import Ambiguous, Malformed, NotFound
 from meshq.store import feed, queue

@@ -12,16 +12,7 @@ import pytest
 
 from meshq.core import limits
 from meshq.core.messages import PEER_MESSAGES, Call, Handover, Hello, PeerHint, Pull, Renew, Rows
-from meshq.core.requests import (
-    ANSWER_TO,
-    ClaimRef,
-    Get,
-    Heartbeat,
-    Outcome,
-    Submit,
-    TaskSpec,
-    WaitQuery,
-)
+from meshq.core.requests import ANSWER_TO, ClaimRef, Get, Heartbeat, Outcome, Submit, TaskSpec, WaitQuery
 from meshq.errors import Malformed
 from meshq.wire import codec
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 
@@ -124,6 +125,9 @@ async def test_the_other_paths(desk: Desk, packed: bool) -> None:
     )
     _, status = await asked("GET", "/status")
     assert status["leader"] is None
+    assert (status["copies"], status["split"], status["missing"]) == (1, "cold", ["b" * 32])
+    assert status["merge"]["merged"] == 3
+    assert view["majority"] is True
     assert status["nodes"][0]["address"] == "10.0.0.1:7373"
     _, stats = await asked("GET", "/stats")
     assert stats["counters"] == {"late_answer": 2}
@@ -131,14 +135,59 @@ async def test_the_other_paths(desk: Desk, packed: bool) -> None:
     assert health["pid"] == 7
 
 
-async def test_a_stop_comes_over_the_unix_socket_only(desk: Desk) -> None:
-    status, answer = await desk.json("POST", "/stop")
-    assert (status, answer["code"]) == (403, "forbidden")
-    assert not desk.service.stopped
-    status, _ = await desk.json("POST", "/stop", unix=True)
-    assert status == 200
-    assert desk.service.stopped
-    assert desk.service.seen[-1] == (ask.Stop(), True)
+@pytest.mark.parametrize(
+    ("path", "request_", "says"),
+    [
+        ("/stop", ask.Stop(), "meshq down"),
+        ("/leave", ask.Stop(leave=True), "meshq leave"),
+        ("/recover", ask.Recover(), "meshq recover"),
+    ],
+)
+async def test_what_comes_over_the_unix_socket_only(desk: Desk, path: str, request_: ask.Request, says: str) -> None:
+    status, answer = await desk.json("POST", path)
+    assert (status, answer["code"], answer["retryable"]) == (403, "forbidden", False)
+    assert says in answer["message"]
+    assert desk.service.seen == []
+    status, answer = await desk.json("POST", path, unix=True)
+    assert (status, answer) == (200, {})
+    assert desk.service.seen == [(request_, True)]
+
+
+@pytest.mark.parametrize("node", ["beta", "a" * 32, "my host/1 ü"])
+async def test_a_node_is_forgotten(desk: Desk, node: str) -> None:
+    assert await desk.json("POST", f"/forget/{quote(node, safe='')}") == (200, {})
+    assert desk.service.seen == [(ask.Forget(node=node), False)]
+
+
+async def test_the_story_of_the_cluster(desk: Desk) -> None:
+    for asked in (desk.json, desk.packed):
+        assert await asked("GET", "/explain") == (200, {
+            "node": NODE, "leader": None, "epoch": 3, "majority": False, "since_ms": None, "votes": [NODE],
+            "nodes": [{"node": NODE, "name": "box", "role": "replica", "why": "no majority"}], "waits": "for beta",
+            "events": [{"at_ms": 1, "text": "started"}],
+            "merges": [{"at_ms": 2, "node": NODE, "merged": 3, "twice": 2, "differed": 1, "held": 0}],
+        })  # fmt: skip
+
+
+async def test_the_story_of_a_task_has_all_values_in_place(desk: Desk) -> None:
+    _, answer = await desk.json("POST", "/submit-task", {"name": "f"})
+    [task] = answer["ids"]
+    outcome = {"task": task, "epoch": 3, "attempt": 1, "kind": "done", "result": {"$bytes": "AA=="}}
+    await desk.json("POST", "/submit-result", {"node": NODE, "boot": "b", "outcomes": [outcome]})
+    for asked, result in ((desk.json, {"$bytes": "AA=="}), (desk.packed, b"\0")):
+        status, story = await asked("GET", f"/task/{task[-8:]}/explain")
+        assert status == 200
+        assert list(story) == ["task", "changes", "waits", "clashes"]
+        assert story["task"] == (await asked("GET", f"/task/{task}"))[1]
+        assert story["changes"] == [
+            {"at_ms": 5, "move": "submit", "epoch": 3, "node": NODE, "worker": None, "cause": "a client"}
+        ]
+        assert story["waits"] == "for a slot"
+        assert story["clashes"] == [{
+            "task": task, "state": "done", "worker": NODE, "epoch": 2, "result": result, "error": None,
+            "finished_ms": 6, "differs": True,
+        }]  # fmt: skip
+    assert desk.service.seen[-2][0] == ask.TaskStoryQuery(id=task[-8:])
 
 
 async def test_requests_of_web_pages_are_refused(desk: Desk) -> None:

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from meshq.core import limits
-from meshq.core import requests as ask
-from meshq.errors import DiskFull, QueueFull
+from meshq.core import limits, reports
+from meshq.errors import Conflict, DiskFull, QueueFull
 from meshq.wire import values
 from tests.unit.wire_desk import BODY_BYTES_MAX, JSON, MSGPACK, Desk, opened
 from tests.unit.wire_service import NODE
@@ -147,6 +146,23 @@ async def test_a_wrong_query_is_named(desk: Desk, path: str, word: str) -> None:
     assert word in answer["message"]
 
 
+@pytest.mark.parametrize(
+    "node", ["%20", "%1b%5b2J", "x" * (limits.NAME_CHARS_MAX + 1)], ids=["blank", "control", "long"]
+)
+async def test_what_is_no_node_is_not_forgotten(desk: Desk, node: str) -> None:
+    status, answer = await desk.json("POST", f"/forget/{node}")
+    assert (status, answer["code"]) == (400, "malformed")
+    assert "is no node" in answer["message"]
+    assert desk.service.seen == []
+
+
+async def test_whose_story_is_not_there(desk: Desk) -> None:
+    assert (await desk.json("GET", "/task/abcd/explain"))[0] == 404
+    assert (await desk.json("GET", "/task/xyz/explain"))[0] == 400
+    assert (await desk.json("POST", "/forget"))[0] == 404
+    assert (await desk.json("GET", "/recover"))[0] == 405
+
+
 async def test_an_id_may_be_written_as_a_uuid(desk: Desk) -> None:
     await desk.json("POST", "/submit-task", {"name": "f", "id": "0123456789ab7def8123456789abcdef"})
     status, _ = await desk.json("GET", "/task/01234567-89AB-7DEF-8123-456789ABCDEF")
@@ -200,10 +216,11 @@ async def test_unknown_paths_and_wrong_methods_have_the_same_form(desk: Desk) ->
 
 
 async def test_the_services_errors_keep_code_status_and_text(desk: Desk) -> None:
-    for error, status in ((QueueFull("5 tasks"), 429), (DiskFull(), 507)):
+    for error, status in ((QueueFull("5 tasks"), 429), (DiskFull(), 507), (Conflict("a majority is there"), 409)):
         desk.service.broken = error
         for asked in (desk.json, desk.packed):
             assert await asked("POST", "/submit-task", {"name": "f"}) == (status, error.to_wire())
+            assert await asked("POST", "/forget/beta") == (status, error.to_wire())
     desk.service.broken = None
     assert (await desk.json("GET", "/task/abcd"))[0] == 404
     desk.service.leaderless = True
@@ -224,7 +241,7 @@ async def test_a_bug_is_500_with_the_traceback_in_the_log(desk: Desk, caplog: py
 
 
 async def test_a_stored_value_that_cannot_be_read_is_an_error_of_the_store(desk: Desk) -> None:
-    desk.service.views["b" * 32] = ask.TaskView(id="b" * 32, name="f", state="done", attempt=1, result=b"\xc1")
+    desk.service.views["b" * 32] = reports.TaskView(id="b" * 32, name="f", state="done", attempt=1, result=b"\xc1")
     status, answer = await desk.json("GET", "/task/bbbb")
     assert (status, answer["code"]) == (500, "store")
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -22,73 +19,9 @@ from meshq.errors import Malformed, TooLarge
 from meshq.wire import codec, handshake
 from meshq.wire.connection import Kind
 from meshq.wire.handshake import Identity
-from meshq.wire.http import build_app
-from meshq.wire.link import Links
-from meshq.wire.server import Server
 from tests.unit import transport_contract as contract
-from tests.unit.transport_contract import RENEW, A, B, Script, until
-from tests.unit.wire_service import DictService
-
-BOOT_1, BOOT_2 = "1" * 32, "2" * 32
-
-
-class LoopClock:
-    """Time and chance of a test."""
-
-    def __init__(self) -> None:
-        self._random = random.Random(7)
-
-    def boot_s(self) -> float:
-        return time.monotonic()
-
-    def run_s(self) -> float:
-        return time.monotonic()
-
-    def wall_ms(self) -> int:
-        return 0
-
-    def random(self) -> float:
-        return self._random.random()
-
-    def random_bits(self, count: int) -> int:
-        return self._random.getrandbits(count)
-
-
-class Node:
-    """Links and a server of their own on a loopback port."""
-
-    def __init__(self, node: str, handler: Script | None = None, **identity: Any) -> None:
-        self.me = Identity(node=node, boot=BOOT_1, cluster_hash=cluster_hash("test"), port=0)
-        self.me = replace(self.me, **identity)
-        self.handler = handler or Script()
-        self.changes: list[tuple[str, bool]] = []
-        self.clones: list[tuple[str, str]] = []
-        self.address = ""
-
-    async def __aenter__(self) -> Node:
-        self.links = Links(
-            self.me,
-            self.handler,
-            lambda node, up: self.changes.append((node, up)),
-            LoopClock(),
-            lambda boot, address: self.clones.append((boot, address)),
-        )
-        app = build_app(DictService(), self.links, new_id=lambda: A, wall_ms=lambda: 0, body_bytes_max=1000)
-        self.server = Server(app, host="127.0.0.1", port=0, unix_path=None, grace_s=0.5)
-        await self.server.start()
-        self.links.listens_at(self.server.port)
-        self.address = f"127.0.0.1:{self.server.port}"
-        self._group = asyncio.TaskGroup()
-        await self._group.__aenter__()
-        self._run = self._group.create_task(self.links.run())
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self._run.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._run
-        await self._group.__aexit__(None, None, None)
-        await self.server.close()
+from tests.unit.transport_contract import RENEW, A, B, until
+from tests.unit.wire_node import BOOT_1, BOOT_2, Node, connect
 
 
 class RealPair:
@@ -119,11 +52,6 @@ def make_pair(stack: AsyncExitStack) -> contract.MakePair:
         return RealPair(a, b)
 
     return make
-
-
-async def connect(a: Node, b: Node) -> None:
-    a.links.dial(b.me.node, [b.address])
-    await until(lambda: b.me.node in a.links.connected() and a.me.node in b.links.connected(), "the two are connected")
 
 
 @pytest.mark.parametrize("check", contract.CHECKS, ids=lambda check: check.__name__)
@@ -185,7 +113,7 @@ async def test_own_address_is_noticed_and_not_linked() -> None:
     ("identity", "counter"),
     [
         ({"cluster_hash": cluster_hash("other")}, "link_other_cluster"),
-        ({"version": 99}, "link_other_version"),
+        ({"version": 99, "oldest": 98}, "link_other_version"),
     ],
 )
 async def test_a_stranger_is_refused_by_name(

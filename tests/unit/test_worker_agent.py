@@ -171,6 +171,23 @@ def test_an_epoch_that_the_node_knows_counts_too() -> None:
     replaying([Got(epoch=5, jobs=(job(1, 5),))], test)
 
 
+def test_in_a_split_a_lower_epoch_counts_and_after_it_the_highest_known_one_does_again() -> None:
+    async def test(world: World, replay: Replay) -> None:
+        await asyncio.sleep(0.15)
+        assert sorted(world.pool.begun) == [job(1, 9).id]
+        world.agent.follow_epoch(4, split=True)
+        replay.answers.put_nowait(Got(epoch=4, jobs=(job(2, 4),)))
+        await world.until(lambda: job(2, 4).id in world.pool.begun)
+        world.agent.follow_epoch(4, split=False)
+        replay.answers.put_nowait(Got(epoch=8, jobs=(job(3, 8),)))
+        await world.until(lambda: world.count("stale_epoch"))
+        replay.answers.put_nowait(Got(epoch=9, jobs=(job(4, 9),)))
+        await world.until(lambda: job(4, 9).id in world.pool.begun)
+        assert job(3, 8).id not in world.pool.begun
+
+    replaying([Got(epoch=9, jobs=(job(1, 9),))], test)
+
+
 def test_the_same_claim_twice_is_one_run_and_a_newer_one_takes_its_place() -> None:
     async def test(world: World, replay: Replay) -> None:
         await asyncio.sleep(0.95)

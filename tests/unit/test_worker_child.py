@@ -13,7 +13,7 @@ import pytest
 
 DAEMON = """
 import asyncio, sys
-from meshq.core.requests import Job
+from meshq.core.requests import (Job)
 from meshq.wire.values import pack_arguments
 from meshq.worker.pool import ChildPool
 

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import pytest
 
 from meshq.core.membership import Roster
-from meshq.core.messages import Done, Leave, Pull, Refused, Renew, RenewAnswer, Rows, VoteAnswer
+from meshq.core.messages import PROTOCOL_VERSION, Done, Leave, Pull, Refused, Renew, RenewAnswer, Rows, VoteAnswer
 from meshq.core.ports import Handler, Transport
 from meshq.errors import MeshqError, StaleEpoch, TooLarge, Unreachable
 
@@ -233,6 +233,17 @@ async def a_cut_ends_what_waits_at_once(make_pair: MakePair) -> None:
         await pair.a.request(B, RENEW, timeout_s=5)
 
 
+async def both_know_the_version_of_their_link(make_pair: MakePair) -> None:
+    pair = await make_pair(Script(), Script())
+    assert pair.a.version_of(B) == pair.b.version_of(A) == PROTOCOL_VERSION
+    with pytest.raises(Unreachable):
+        pair.a.version_of("c" * 32)
+    await pair.cut()
+    await until(lambda: not pair.a.connected() and not pair.b.connected(), "both have noticed")
+    with pytest.raises(Unreachable):
+        pair.a.version_of(B)
+
+
 async def a_stream_brings_all_parts_in_order(make_pair: MakePair) -> None:
     at_b = Script()
 
@@ -329,6 +340,7 @@ CHECKS: tuple[Callable[[MakePair], Awaitable[None]], ...] = (
     no_answer_in_time_is_unreachable_and_a_late_one_is_dropped,
     an_unknown_node_is_unreachable,
     a_cut_ends_what_waits_at_once,
+    both_know_the_version_of_their_link,
     a_stream_brings_all_parts_in_order,
     a_slow_reader_slows_the_writer,
     whoever_stops_reading_ends_the_stream_at_its_source,

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from meshq.core import reports
 from meshq.core import requests as ask
 from meshq.core.messages import Done
 from meshq.core.task import FINISHED
@@ -19,7 +20,7 @@ class DictService:
 
     def __init__(self) -> None:
         self.specs: dict[str, ask.TaskSpec] = {}
-        self.views: dict[str, ask.TaskView] = {}
+        self.views: dict[str, reports.TaskView] = {}
         self.seen: list[tuple[ask.Request, bool]] = []
         self.leaderless = False
         self.broken: BaseException | None = None
@@ -34,20 +35,21 @@ class DictService:
             ask.TaskQuery: lambda query: self._one(query.id), ask.WaitQuery: self._wait, ask.TasksQuery: self._list,
             ask.Cancel: self._cancel, ask.Retry: self._retry, ask.Stop: self._stop,
             ask.Heartbeat: lambda _: ask.HeartbeatAnswer(epoch=3, tell=True),
-            ask.StatusQuery: lambda _: self._status(),
-            ask.StatsQuery: lambda _: ask.Stats(node=NODE, boot="b", uptime_s=1.5, counters={"late_answer": 2}),
-            ask.HealthQuery: lambda _: ask.Health(
+            ask.Recover: lambda _: Done(), ask.Forget: lambda _: Done(), ask.TaskStoryQuery: self._task_story,
+            ask.ClusterStoryQuery: lambda _: self._cluster_story(), ask.StatusQuery: lambda _: self._status(),
+            ask.StatsQuery: lambda _: reports.Stats(node=NODE, boot="b", uptime_s=1.5, counters={"late_answer": 2}),
+            ask.HealthQuery: lambda _: reports.Health(
                 ok=True, node=NODE, role="leader", leader=NODE, version="0", pid=7
             ),
         }  # fmt: skip
         answer: ask.Answer = answers[type(request)](request)
         return answer
 
-    def _wait(self, request: ask.WaitQuery) -> ask.TaskViews:
+    def _wait(self, request: ask.WaitQuery) -> reports.TaskViews:
         views = [self.views[task] for task in request.ids if task in self.views]
-        return ask.TaskViews(tasks=tuple(view for view in views if view.state in FINISHED))
+        return reports.TaskViews(tasks=tuple(view for view in views if view.state in FINISHED))
 
-    def _cancel(self, request: ask.Cancel) -> ask.TaskView:
+    def _cancel(self, request: ask.Cancel) -> reports.TaskView:
         view = self.views[request.id] = replace(self._one(request.id), state="cancelled")
         return view
 
@@ -63,7 +65,7 @@ class DictService:
     def _submit(self, request: ask.Submit) -> ask.Submitted:
         for spec in request.tasks:
             self.specs[spec.id] = spec
-            self.views[spec.id] = ask.TaskView(id=spec.id, name=spec.name, state="pending", attempt=0)
+            self.views[spec.id] = reports.TaskView(id=spec.id, name=spec.name, state="pending", attempt=0)
         ids = tuple(spec.id for spec in request.tasks)
         return ask.Submitted(ids=ids, copies=1, majority=not self.leaderless, queued=self.leaderless)
 
@@ -82,20 +84,45 @@ class DictService:
             self.views[view.id] = replace(view, state=outcome.kind, result=outcome.result, error=outcome.error)
         return ask.ResultsTaken(epoch=3, dropped={}, queued=self.leaderless)
 
-    def _one(self, task: str) -> ask.TaskView:
+    def _one(self, task: str) -> reports.TaskView:
         for view in self.views.values():
             if view.id.startswith(task) or view.id.endswith(task):
                 return view
         raise NotFound(f"there is no task {task}")
 
-    def _list(self, request: ask.TasksQuery) -> ask.TaskViews:
+    def _list(self, request: ask.TasksQuery) -> reports.TaskViews:
         fit = [view for view in self.views.values() if request.state in (None, view.state)]
         fit = [view for view in fit if request.name in (None, view.name)]
-        return ask.TaskViews(tasks=tuple(fit[: request.limit]), next="next" if len(fit) > request.limit else None)
+        return reports.TaskViews(tasks=tuple(fit[: request.limit]), next="next" if len(fit) > request.limit else None)
 
-    def _status(self) -> ask.Status:
-        node = ask.NodeView(
+    def _task_story(self, request: ask.TaskStoryQuery) -> reports.TaskStory:
+        view = self._one(request.id)
+        return reports.TaskStory(
+            task=view, waits="for a slot",
+            changes=(reports.Change(at_ms=5, move="submit", epoch=3, node=NODE, cause="a client"),),
+            clashes=(
+                reports.Clash(
+                    task=view.id, state="done", worker=NODE, epoch=2, result=view.result, error=view.error,
+                    finished_ms=6, differs=True,
+                ),
+            ),
+        )  # fmt: skip
+
+    def _cluster_story(self) -> reports.ClusterStory:
+        return reports.ClusterStory(
+            node=NODE, leader=None, epoch=3, majority=False, since_ms=None, votes=(NODE,),
+            nodes=(reports.Standpoint(node=NODE, name="box", role="replica", why="no majority"),), waits="for beta",
+            events=(reports.Event(at_ms=1, text="started"),),
+            merges=(reports.MergeReport(at_ms=2, node=NODE, merged=3, twice=2, differed=1, held=0),),
+        )  # fmt: skip
+
+    def _status(self) -> reports.Status:
+        node = reports.NodeView(
             id=NODE, name="box", role="leader", address="10.0.0.1:7373", heard_s=0.0, slots=2, running=0, behind=0
         )
         tasks = {"pending": len(self.views)}
-        return ask.Status(node=NODE, leader=None, epoch=3, majority=False, nodes=(node,), tasks=tasks)
+        merge = reports.MergeReport(at_ms=2, node=NODE, merged=3, twice=2, differed=1, held=0)
+        return reports.Status(
+            node=NODE, leader=None, epoch=3, majority=False, nodes=(node,), tasks=tasks, copies=1, split="cold",
+            missing=("b" * 32,), merge=merge,
+        )  # fmt: skip

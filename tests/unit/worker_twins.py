@@ -30,14 +30,18 @@ Result = TypeVar("Result")
 
 
 class TwinClock:
+    """Virtual time, and what the loop did not see of it: a suspend of the machine, a stop of the process."""
+
     def __init__(self, seed: int = 0) -> None:
         self._random = random.Random(seed)
+        self.suspended_s = 0.0
+        self.stopped_s = 0.0
 
     def boot_s(self) -> float:
-        return now_s()
+        return now_s() + self.stopped_s + self.suspended_s
 
     def run_s(self) -> float:
-        return now_s()
+        return now_s() + self.stopped_s
 
     def wall_ms(self) -> int:
         return int(now_s() * 1000)

@@ -41,7 +41,8 @@ class World:
         pool: Pool = self.pool
         work: Work = self.work
         results: Results = self.results
-        clock: Clock = TwinClock(self.seed)
+        self.clock = TwinClock(self.seed)
+        clock: Clock = self.clock
         self.agent = Agent(
             "node", self.boot, "name", pool, work, results, clock, self.config, (TaskInfo(name="work"),),
             lambda name, text: self.events.append((name, text)), lambda: self.local,

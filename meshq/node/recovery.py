@@ -1,0 +1,88 @@
+"""What a person does when machines are gone for good: recover, forget, leave. Each is refused where it would harm."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from meshq.core import quorum
+from meshq.errors import Conflict, NoLeader, NotLeader
+from meshq.node import journal
+from meshq.node.elector import Elector
+from meshq.node.leadership import Leadership
+from meshq.node.peers import Peers
+from meshq.node.replicator import Replicator
+from meshq.store import feed, peers
+from meshq.store.feed import Pen
+
+
+class Recovery:
+    """One node's part in these.
+
+    Args:
+        replicator: Its copy and roster.
+        elector: Knows whether a majority is there.
+        peers: The other nodes.
+        leadership: The steward, where this node leads.
+    """
+
+    def __init__(self, replicator: Replicator, elector: Elector, peers: Peers, leadership: Leadership) -> None:
+        self._replicator = replicator
+        self._elector = elector
+        self._peers = peers
+        self._leadership = leadership
+
+    async def recover(self) -> None:
+        """Makes this node's copy the cluster: it alone is on the roster, whose recovery counter goes first.
+
+        Raises:
+            Conflict: This node belongs to no cluster, or a majority of its replicas can be reached.
+        """
+        me, roster = self._replicator.me, self._replicator.roster
+        if not roster.genesis:
+            raise Conflict("this node belongs to no cluster yet: there is nothing to recover")
+        if leader := self._elector.majority_leader():
+            raise Conflict(f"{self._peers.name_of(leader)} leads a majority: there is nothing to recover")
+        there = [node for node in roster.members if node not in self._peers.missing()]
+        if quorum.is_majority(there, roster.members):
+            raise Conflict(
+                f"{len(there)} of {len(roster.members)} replicas answer, which is a majority: they elect a leader by "
+                "themselves within seconds; recover would only cut the others off"
+            )
+        alone = replace(roster, recovery=roster.recovery + 1, members=(me,), version=roster.version + 1, into="")
+        epoch = max(self._elector.promised_epoch, self._replicator.row_epoch, roster.epoch)
+        pen = Pen(node=me, epoch=epoch, majority=False, version=self._replicator.version())
+        await self._replicator.database.write(lambda conn: feed.write_roster(conn, pen, alone))
+        await self._replicator.reload()
+        journal.warn("recovered", "this machine's copy is the cluster now; others join it when they come back")
+
+    async def forget(self, text: str) -> None:
+        """As leader: takes a node off the roster that never comes back, and forgets where it was.
+
+        Raises:
+            NotFound, Ambiguous: No node is called so, or several.
+            Conflict: It is up, leads, or is the only replica.
+            NotLeader: There is no majority here.
+        """
+        node = self._peers.find(text)
+        reign = await self._leadership.leading()
+        if reign.term.split:
+            raise NotLeader("there is no majority here that could change the roster; see `meshq recover`")
+        await reign.steward.forget(node)
+        self._peers.book.pop(node, None)
+        await self._replicator.database.write(lambda conn: peers.forget(conn, node))
+
+    def check_leave(self) -> None:
+        """Whether this node can leave for good.
+
+        Raises:
+            Conflict: It is the only replica.
+            NoLeader: There is no majority that could take it off the roster.
+        """
+        me, members = self._replicator.me, self._replicator.roster.members
+        if me not in members:
+            return
+        if members == (me,):
+            raise Conflict("this is the only copy of the queue: `meshq down` stops it, `meshq backup` keeps it")
+        if self._elector.majority_leader() is None:
+            names = ", ".join(self._peers.name_of(node) for node in self._peers.missing()) or "a leader"
+            raise NoLeader(f"no majority is there that could take this node off the roster: it waits for {names}")

@@ -1,0 +1,75 @@
+"""Two clusters that meet become one: the younger one dissolves, and its nodes bring their rows into the older."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from meshq.config import Config
+from meshq.node import journal
+from meshq.node.elector import Elector
+from meshq.node.follower import Follower
+from meshq.node.peers import Peers
+from meshq.node.replicator import Replicator
+from meshq.store import feed, meta
+
+DISSOLVED = "dissolved"
+
+
+class Union:
+    """Watches for the end of this node's cluster, which only its majority's leader can decide.
+
+    Args:
+        replicator: Its roster says when the cluster is dissolved.
+        follower: Knows whether this copy is up to date.
+        elector: Knows who leads.
+        peers: Other nodes may know that the cluster became part of theirs.
+        config: Durations.
+        reborn: Begins another life of this node, in the other cluster.
+    """
+
+    def __init__(
+        self,
+        replicator: Replicator,
+        follower: Follower,
+        elector: Elector,
+        peers: Peers,
+        config: Config,
+        reborn: Callable[[str], None],
+    ) -> None:
+        self.came_from = ""  # the cluster that became part of this one, until its rows are home
+        self._replicator = replicator
+        self._follower = follower
+        self._elector = elector
+        self._peers = peers
+        self._config = config
+        self._reborn = reborn
+
+    async def load(self) -> None:
+        """Takes up where this node came from, before it runs."""
+        self.came_from = await self._replicator.database.read(lambda conn: meta.get(conn, DISSOLVED) or "")
+
+    async def run(self) -> None:
+        """Returns when this life of the node is over."""
+        while True:
+            await asyncio.sleep(self._config.heartbeat_s)
+            if into := self._into():
+                return await self._dissolve(into)
+            if self.came_from in self._replicator.roster.absorbed and self._follower.is_synced():
+                await self._replicator.database.write(lambda conn: meta.delete(conn, DISSOLVED))
+                self.came_from = ""
+
+    async def _dissolve(self, into: str) -> None:
+        if self._elector.leads():
+            # The followers learn with their next pulls that the end is committed.
+            await asyncio.sleep(2 * self._config.pull_wait_s + self._config.heartbeat_s)
+        genesis = self._replicator.roster.genesis
+        journal.tell("dissolved", f"cluster {genesis[-8:]} becomes part of {into[-8:]}", genesis=genesis, into=into)
+        await self._replicator.database.write(lambda conn: feed.dissolve(conn, into))
+        self._reborn(f"this cluster became part of {into[-8:]}")
+
+    def _into(self) -> str:
+        roster = self._replicator.roster
+        if roster.into and self._replicator.committed.get(roster.writer, 0) >= roster.seq:
+            return roster.into
+        return self._peers.absorber(roster.genesis) if roster.genesis else ""

@@ -1,0 +1,73 @@
+"""What several parts do with files: name a failure of the disk, make it lasting, set a damaged database aside."""
+
+from __future__ import annotations
+
+import errno
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+from meshq.errors import DiskFailed, DiskFull, StoreError
+
+# Beside a database in WAL mode; they belong to it, and hold part of what it holds.
+BESIDE = ("-wal", "-shm")
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def disk_error(path: Path, error: OSError, what: str = "can't be written") -> StoreError:
+    """The error that says what the disk refused: `DiskFull` where that was for want of room."""
+    text = f"{path}: {what}: {error.strerror or error}"
+    return DiskFull(f"{text}; make room there") if error.errno in _FULL else DiskFailed(text)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes new names in a folder outlast a power cut."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def stamp(wall_ms: int) -> str:
+    """A time as a part of a file's name, in UTC."""
+    return datetime.fromtimestamp(wall_ms / 1000, UTC).strftime("%Y%m%dT%H%M%SZ")
+
+
+def is_there(path: Path) -> bool:
+    """Whether a database holds anything; one that was cut down to nothing does not."""
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:
+        return False
+
+
+def set_aside(path: Path, name: str, *, folder: Path | None = None) -> Path | None:
+    """Renames a database with what is beside it. Nothing is ever overwritten or deleted.
+
+    Args:
+        path: The database; it is closed.
+        name: What it is to be called; a number is added where that is taken.
+        folder: Where it goes, on the same disk; it is there. None to leave it where it is.
+
+    Returns:
+        Where it is now; None where there was nothing of it.
+
+    Raises:
+        DiskFull, DiskFailed: It can't be renamed; with the path.
+    """
+    suffixes = [suffix for suffix in ("", *BESIDE) if path.with_name(path.name + suffix).exists()]
+    if not suffixes:
+        return None
+    target, number = (folder or path.parent) / name, 1
+    while any(target.with_name(target.name + suffix).exists() for suffix in ("", *BESIDE)):
+        number += 1
+        target = target.with_name(f"{name}-{number}")
+    try:
+        for suffix in suffixes:
+            path.with_name(path.name + suffix).rename(target.with_name(target.name + suffix))
+        sync_folder(path.parent)
+        sync_folder(target.parent)
+    except OSError as error:
+        raise disk_error(path, error, "can't be set aside") from error
+    return target

@@ -1,0 +1,58 @@
+"""The rows of `payloads` by name: whose they are, and which of them go. Plain functions of a connection.
+
+A task's are named `TASK/args`, `TASK/result/...` and `TASK/clash/...`, the reports of merges `merge/...`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from meshq.core.reports import MergeReport
+from meshq.store.database import Connection
+from meshq.store.rows import as_json
+
+REPORTS_MAX = 50
+REPORT_PREFIX = "merge/"
+
+_report_decoder = msgspec.msgpack.Decoder(MergeReport)
+
+
+def body_of(conn: Connection, ref: str | None) -> bytes | None:
+    """The value of this name; None where it is not here."""
+    row = conn.execute("SELECT body FROM payloads WHERE ref = ?", (ref,)).fetchone()
+    return bytes(row[0]) if row else None
+
+
+def delete_of(conn: Connection, tasks: Iterable[str]) -> None:
+    """Deletes all values of these tasks."""
+    # "0" is what comes after "/".
+    conn.executemany("DELETE FROM payloads WHERE ref > ? || '/' AND ref < ? || '0'", ((id_, id_) for id_ in tasks))
+
+
+def delete_of_purged(conn: Connection, refs: Iterable[str]) -> None:
+    """Deletes those of these values whose task was purged meanwhile: they came late."""
+    tasks = {ref.partition("/")[0] for ref in refs}
+    if tasks:
+        purged = conn.execute(
+            "SELECT id FROM tasks WHERE id IN (SELECT value FROM json_each(?)) AND rank = 2", (as_json(sorted(tasks)),)
+        )
+        delete_of(conn, [id_ for (id_,) in purged])
+
+
+def reports(conn: Connection) -> list[tuple[str, MergeReport]]:
+    """The reports of merges with their names, newest first; one that can't be read is left out."""
+    found: list[tuple[str, MergeReport]] = []
+    for ref, body in conn.execute("SELECT ref, body FROM payloads WHERE ref > 'merge/' AND ref < 'merge0'"):
+        try:
+            found.append((ref, _report_decoder.decode(body)))
+        except msgspec.MsgspecError:
+            continue
+    return sorted(found, key=lambda entry: (entry[1].at_ms, entry[0]), reverse=True)
+
+
+def trim_reports(conn: Connection) -> None:
+    """Keeps the newest REPORTS_MAX reports: every node comes to the same ones, in whatever order they come in."""
+    old = [(ref,) for ref, _ in reports(conn)[REPORTS_MAX:]]
+    conn.executemany("DELETE FROM payloads WHERE ref = ?", old)

@@ -1,0 +1,183 @@
+"""What every disk holds, kept up to date after each transaction: versions, stamps and vectors, and what breaks a rule.
+
+The rules: a row never goes back; a write goes through the merge, and so forward; a stamp is given once, by its
+writer, and stands on the writer's own disk before any other; a vector claims nothing that is not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from meshq.core.task import FINISHED, State
+from meshq.store import feed
+from tests.sim.disk import Touched
+from tests.sim.machine import Machine
+
+Row = tuple[str, str]  # table, and what names the row
+Key = tuple[Any, ...]
+CHUNK = 500
+
+
+class Ledger:
+    """The books of a world.
+
+    Args:
+        fail: Is told what is broken.
+        moment: Is told what a machine has just written under its own stamp, before anybody else knows: `submit`,
+            `claim`, `wait`, `finish`, `purge`, `value` or `roster`.
+    """
+
+    def __init__(self, fail: Callable[[str], None], moment: Callable[[Machine, str], None]) -> None:
+        self.stamps: dict[tuple[str, int], tuple[Row, Key]] = {}
+        self.givers: dict[tuple[str, int, int], set[str]] = {}  # (task, epoch, attempt) -> who wrote that it runs
+        self.dropped: set[Row] = set()
+        self._held: dict[str, dict[Row, Key]] = {}
+        self._vectors: dict[str, dict[str, int]] = {}
+        self._genesis: dict[str, str] = {}
+        self._forgiven: dict[str, dict[str, int]] = {}
+        self._fail = fail
+        self._moment = moment
+
+    def vector(self, node: str) -> dict[str, int]:
+        """What a machine's disk claims."""
+        return self._vectors.get(node, {})
+
+    def holders(self, task: str) -> int:
+        """How many disks have this task."""
+        return len(self.who_has(task))
+
+    def who_has(self, task: str) -> frozenset[str]:
+        """The machines whose disks have this task, or had it and dropped its tombstone."""
+        row = ("tasks", task)
+        if row in self.dropped:
+            return frozenset(self._held)
+        return frozenset(node for node, rows in self._held.items() if row in rows)
+
+    # -- after each transaction --------------------------------------------------------------------------
+
+    def look(self, machine: Machine) -> None:
+        """Takes up what the last transaction changed on this machine's disk."""
+        disk = machine.disk
+        touched, disk.touched = disk.touched, []
+        held = self._held.setdefault(machine.node, {})
+        moved = self._has_moved(machine, touched)
+        moments = dict.fromkeys(self._take(machine, held, touched, moved=moved))
+        vector = feed.read_vector(disk.queue)
+        if vector != self._vectors.get(machine.node):
+            self._look_at_vector(machine, held, vector)
+            self._vectors[machine.node] = vector
+        for moment in moments:
+            self._moment(machine, moment)
+
+    def _has_moved(self, machine: Machine, touched: list[Touched]) -> bool:
+        """Whether it belongs to another cluster now: then its rows begin anew there."""
+        if not any(each.table == "roster" for each in touched):
+            return False
+        before, now = self._genesis.get(machine.node, ""), machine.disk.genesis()
+        self._genesis[machine.node] = now
+        if not before or before == now:
+            return False
+        self._forgiven[machine.node] = feed.read_vector(machine.disk.queue)
+        return True
+
+    def _take(self, machine: Machine, held: dict[Row, Key], touched: list[Touched], *, moved: bool) -> list[str]:
+        by_row: dict[Row, list[Touched]] = {}
+        for each in touched:
+            if not moved and each.old is not None and each.new is not None and not each.new > each.old:
+                self._fail(f"{each.table} {each.row[-8:]} went back on {machine.name}: {each.old} to {each.new}")
+            by_row.setdefault((each.table, each.row), []).append(each)
+        here = self._present(machine, by_row)
+        moments: list[str] = []
+        for row, changes in by_row.items():
+            present, before = here.get(row), held.get(row)
+            if present is None:
+                self._gone(machine, row, before, moved=moved)
+                held.pop(row, None)
+                continue
+            if before is not None and present < before and not moved:
+                self._fail(f"{row[0]} {row[1][-8:]} went back on {machine.name}: {before} to {present}")
+            held[row] = present
+            moments += [self._stamped(machine, row, change) for change in _kept(changes, present)]
+        return [moment for moment in moments if moment]
+
+    @staticmethod
+    def _present(machine: Machine, rows: dict[Row, list[Touched]]) -> dict[Row, Key]:
+        found: dict[Row, Key] = {}
+        for table in dict.fromkeys(table for table, _ in rows):
+            names = [name for of, name in rows if of == table]
+            for start in range(0, len(names), CHUNK):
+                versions = machine.disk.versions(table, names[start : start + CHUNK])
+                found.update(((table, name), key) for name, key in versions.items())
+        return found
+
+    def _stamped(self, machine: Machine, row: Row, change: Touched) -> str:
+        """Books a version that is on this disk now; what happened, if this machine wrote it itself."""
+        key = change.new or ()
+        writer, seq = key[-2:]
+        known = self.stamps.get((writer, seq))
+        if change.state == State.RUNNING:
+            self.givers.setdefault((row[1], key[2], change.attempt), set()).add(writer)
+        if known is not None and known != (row, key):
+            self._fail(
+                f"{machine.name} holds {key} of {row[1][-8:]}, but that stamp is {known[1]} of {known[0][1][-8:]}"
+            )
+        if writer != machine.node:
+            if known is None:
+                self._fail(f"{machine.name} holds {key} of {row[1][-8:]}, which its writer never had")
+            return ""
+        if known is None:
+            self.stamps[writer, seq] = (row, key)
+        if row[0] != "tasks":
+            return {"roster": "roster"}.get(row[0], "value")
+        if change.state in FINISHED:
+            return "finish"
+        first = "submit" if change.old is None else "wait"
+        return {State.RUNNING: "claim", State.PURGED: "purge"}.get(State(change.state), first)
+
+    def _gone(self, machine: Machine, row: Row, before: Key | None, *, moved: bool) -> None:
+        """A row is not there any more: a tombstone was dropped, or what nobody else has was set aside."""
+        if before is None or moved:
+            return
+        if row[0] == "tasks":
+            if before[0] == 2:
+                self.dropped.add(row)
+                return
+            if machine.disk.rows("SELECT 1 FROM held WHERE id = ?", (row[1],)):
+                return
+        elif row[0] == "payloads" and self._is_over(machine, row[1].split("/")[0]):
+            self.dropped.add(row)
+            return
+        self._fail(f"{row[0]} {row[1][-8:]} vanished from {machine.name}: {before}")
+
+    def _is_over(self, machine: Machine, task: str) -> bool:
+        key = self._held.get(machine.node, {}).get(("tasks", task))
+        return key is None or key[0] == 2
+
+    # -- vectors -----------------------------------------------------------------------------------------
+
+    def _look_at_vector(self, machine: Machine, held: dict[Row, Key], vector: dict[str, int]) -> None:
+        known = self._vectors.get(machine.node, {})
+        forgiven = self._forgiven.get(machine.node, {})
+        for writer, seq in vector.items():
+            first = max(known.get(writer, 0), forgiven.get(writer, 0)) + 1
+            for each in range(first, seq + 1):
+                stamped = self.stamps.get((writer, each))
+                if stamped is not None and not self._is_there(held, *stamped):
+                    row, key = stamped
+                    self._fail(
+                        f"{machine.name} claims {writer[-4:]}:{each} of {row[0]} {row[1][-8:]}, which is {key}, "
+                        f"but has {held.get(row)}"
+                    )
+
+    def _is_there(self, held: dict[Row, Key], row: Row, key: Key) -> bool:
+        here = held.get(row)
+        return (here is not None and here >= key) or row in self.dropped
+
+
+def _kept(changes: list[Touched], present: Key) -> list[Touched]:
+    """The versions up to the one that is there: what came after it was rolled back."""
+    for place in range(len(changes) - 1, -1, -1):
+        if changes[place].new == present:
+            return [change for change in changes[: place + 1] if change.new is not None]
+    return []
