@@ -116,6 +116,7 @@ class Leadership:
 
     def on_lead(self, epoch: int) -> None:
         """This node leads: the first write, then the work."""
+        self.on_split(None)  # one that wins all votes at once, its own, has led its split until this moment
         term = Term(epoch=epoch)
         self._replicator.begin(term)
         self._running = self._group().create_task(self._lead(term))

@@ -94,11 +94,11 @@ class Checker:
         self.look_at_leaders()
 
     def look_at_leaders(self) -> None:
-        """At most one machine leads a majority of a cluster at any instant."""
+        """At most one machine leads a majority of a cluster at any instant; a recovery makes another cluster of it."""
         leaders = self.world.leaders()
         if len(leaders) < 2:
             return
-        clusters = Counter(self.world.machines[node].disk.genesis() for node in leaders)
+        clusters = Counter(self.world.machines[node].disk.cluster() for node in leaders)
         if max(clusters.values()) > 1:
             self.fail(f"{len(leaders)} leaders: {[self.world.name(node) for node in leaders]}")
 

@@ -114,6 +114,8 @@ class Ledger:
     def _stamped(self, machine: Machine, row: Row, change: Touched) -> str:
         """Books a version that is on this disk now; what happened, if this machine wrote it itself."""
         key = change.new or ()
+        if "/clash/" in row[1]:
+            return ""  # an outcome that lost keeps its stamp, under a name of its own
         writer, seq = key[-2:]
         known = self.stamps.get((writer, seq))
         if change.state == State.RUNNING:

@@ -16,6 +16,10 @@ from typing import Any
 EARLY_S = 1e-9  # what a timer may be early by, for the rounding of one clock into another
 
 
+# A timer that came too early by rounding would find that it has to wait for nothing, again and again.
+LATE_S = 1e-9
+
+
 class Timeline:
     """A machine's clocks, as they follow from the true time.
 
@@ -46,7 +50,7 @@ class Timeline:
 
     def true_s(self, run_s: float) -> float:
         """The true instant at which `run_s` shows this, if nobody suspends the machine before."""
-        return run_s / self.rate + self._slept_s
+        return run_s / self.rate + self._slept_s + LATE_S
 
     def sleep(self, now: float) -> None:
         """The lid is closed."""

@@ -41,7 +41,7 @@ def story(machines: int = 1, *, slots: int = 0, form: bool = True, **settings: A
         def test() -> None:
             world = SimWorld(11, machines, Config(**settings), slots=slots)
             world.run(_told(world, told, form=form))
-            assert world.failures == []
+            assert world.failures == [], "\n".join([*world.failures, *world.story[-60:]])
             assert world.network.bugs == []
 
         test.__name__, test.__doc__ = told.__name__, told.__doc__
