@@ -105,6 +105,7 @@ class Replicator:
         self.lacks = Signal()
         self.dropped: dict[str, int] = {}
         self._quiet = False
+        self._over = False
         self._writing = 0
 
     @property
@@ -195,9 +196,9 @@ class Replicator:
             self._writing -= 1
             self.changed.notify()
 
-    async def quiesce(self) -> None:
-        """Lets no more writes begin; returns when none is under way."""
-        self._quiet = True
+    async def quiesce(self, *, for_good: bool = False) -> None:
+        """Lets no more writes begin, of others' rows neither where it is for good; returns when none is under way."""
+        self._quiet, self._over = True, self._over or for_good
         while self._writing:
             await self.changed.after(self.changed.count)
 
@@ -208,7 +209,7 @@ class Replicator:
 
     async def _not_quiet(self) -> None:
         # A hand-over lasts for moments: whoever comes meanwhile learns how it ended.
-        while self._quiet and self.elector.term() is not None:
+        while self._over or (self._quiet and self.elector.term() is not None):
             await self.changed.after(self.changed.count)
 
     async def commit(self, seq: int, term: Term) -> int:

@@ -65,6 +65,8 @@ class Union:
             await asyncio.sleep(2 * self._config.pull_wait_s + self._config.heartbeat_s)
         genesis = self._replicator.roster.genesis
         journal.tell("dissolved", f"cluster {genesis[-8:]} becomes part of {into[-8:]}", genesis=genesis, into=into)
+        # What this life still wrote afterwards would be of a cluster that is no more.
+        await self._replicator.quiesce(for_good=True)
         await self._replicator.database.write(lambda conn: feed.dissolve(conn, into))
         self._reborn(f"this cluster became part of {into[-8:]}")
 

@@ -98,7 +98,7 @@ class Checker:
         leaders = self.world.leaders()
         if len(leaders) < 2:
             return
-        clusters = Counter(self.world.machines[node].disk.cluster() for node in leaders)
+        clusters = Counter(self.world.cluster_of(node) for node in leaders)
         if max(clusters.values()) > 1:
             self.fail(f"{len(leaders)} leaders: {[self.world.name(node) for node in leaders]}")
 

@@ -146,11 +146,6 @@ class Disk:
         rows = self.rows("SELECT genesis FROM roster")
         return str(rows[0][0]) if rows else ""
 
-    def cluster(self) -> tuple[object, ...]:
-        """The cluster whose roster is here, and how often one copy was made the cluster."""
-        rows = self.rows("SELECT genesis, recovery FROM roster")
-        return rows[0] if rows else ("", 0)
-
     def promised(self) -> tuple[int, str]:
         """The epoch and the holder that were promised."""
         row = self.promise.execute("SELECT epoch, holder FROM promise").fetchone()

@@ -36,6 +36,7 @@ class Ledger:
         self._vectors: dict[str, dict[str, int]] = {}
         self._genesis: dict[str, str] = {}
         self._forgiven: dict[str, dict[str, int]] = {}
+        self._rosters: dict[tuple[str, int], str] = {}  # stamp -> whose roster it is
         self._fail = fail
         self._moment = moment
 
@@ -114,13 +115,13 @@ class Ledger:
     def _stamped(self, machine: Machine, row: Row, change: Touched) -> str:
         """Books a version that is on this disk now; what happened, if this machine wrote it itself."""
         key = change.new or ()
-        if "/clash/" in row[1]:
-            return ""  # an outcome that lost keeps its stamp, under a name of its own
         writer, seq = key[-2:]
+        if "/clash/" in row[1] or not writer:
+            return ""  # an outcome that lost keeps its stamp under a name of its own; nobody writes a dissolved roster
         known = self.stamps.get((writer, seq))
         if change.state == State.RUNNING:
             self.givers.setdefault((row[1], key[2], change.attempt), set()).add(writer)
-        if known is not None and known != (row, key):
+        if known is not None and known != (row, key) and (row, key) != (known[0], _dissolved(*known)):
             self._fail(
                 f"{machine.name} holds {key} of {row[1][-8:]}, but that stamp is {known[1]} of {known[0][1][-8:]}"
             )
@@ -130,6 +131,8 @@ class Ledger:
             return ""
         if known is None:
             self.stamps[writer, seq] = (row, key)
+            if row[0] == "roster":
+                self._rosters[writer, seq] = machine.disk.genesis()
         if row[0] != "tasks":
             return {"roster": "roster"}.get(row[0], "value")
         if change.state in FINISHED:
@@ -165,6 +168,8 @@ class Ledger:
             first = max(known.get(writer, 0), forgiven.get(writer, 0)) + 1
             for each in range(first, seq + 1):
                 stamped = self.stamps.get((writer, each))
+                if self._rosters.get((writer, each), machine.disk.genesis()) != machine.disk.genesis():
+                    continue  # the roster of a cluster that became part of another one
                 if stamped is not None and not self._is_there(held, *stamped):
                     row, key = stamped
                     self._fail(
@@ -174,7 +179,12 @@ class Ledger:
 
     def _is_there(self, held: dict[Row, Key], row: Row, key: Key) -> bool:
         here = held.get(row)
-        return (here is not None and here >= key) or row in self.dropped
+        return (here is not None and here >= min(key, _dissolved(row, key))) or row in self.dropped
+
+
+def _dissolved(row: Row, key: Key) -> Key:
+    """What becomes of a version when its cluster becomes part of another one."""
+    return {"tasks": (key[0], 0, 0, *key[3:]), "payloads": (0, *key[1:])}.get(row[0], key)
 
 
 def _kept(changes: list[Touched], present: Key) -> list[Touched]:

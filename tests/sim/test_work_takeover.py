@@ -66,9 +66,9 @@ async def test_before_the_census_is_over_only_tasks_of_the_new_epoch_are_handed_
     before = Worker(world, first, "w0")
     await before.beat()
     await submit(world, first, old := world.spec())
+    since = world.loop.time()
     world.crash(first)
     leader = await new_leader(world)
-    since = world.loop.time()
     worker = Worker(world, leader, "w1")
     await worker.beat()
     # The one that crashed may run it, and has not spoken; nor has the worker that spoke to it.
@@ -123,7 +123,7 @@ def _is_running(world: SimWorld, node: str, task: str) -> bool:
 # -- results without a leader ----------------------------------------------------------------------------
 
 
-@story(machines=3, slots=1)
+@story(machines=3, slots=1, without_majority="stop")
 async def test_a_result_finished_while_nobody_led_reaches_the_next_leader(world: SimWorld) -> None:
     first, second, third = world.nodes
     for node in world.nodes:

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 from meshq.config import Config
 from meshq.core.ids import uuid7
+from meshq.core.membership import NOBODY
 from meshq.core.reports import TaskView
 from meshq.core.requests import Job, Submit, Submitted, TaskQuery, TaskSpec
 from meshq.errors import MeshqError, NotFound
@@ -133,6 +134,16 @@ class SimWorld:
                 self.failures.append(f"{machine.name}: the daemon died of {first!r}")
                 self.tell(self.failures[-1])
 
+    def _reborn(self, machine: Machine, process: Process, reason: str) -> None:
+        """The daemon begins another life in the same process."""
+        if not process.dead:
+            self.tell(f"{machine.name} is born again: {reason}")
+            self.outside(partial(self._again, machine))
+
+    def _again(self, machine: Machine) -> None:
+        self._kill(machine)
+        self.start(machine.node)
+
     def _ended(self, machine: Machine, process: Process, error: BaseException) -> None:
         """The daemon ended with an error of meshq's own, as it may when its disk fails at the start."""
         if process.dead:
@@ -161,7 +172,7 @@ class SimWorld:
             promises=PromiseStore(promise), outbox=Outbox(outbox, clock.wall_ms), pool=pool, tasks=TASKS,
             announced=announced, told=lambda node, addresses: None, addresses=lambda: (f"{machine.name}:7373",),
             address_of=lambda node: None,
-            pid=machine.starts,
+            pid=machine.starts, reborn=partial(self._reborn, machine, process),
         )  # fmt: skip
         node = Node(machine.node, boot, machine.name, machine.config, world, on_stop=lambda leave: None)
         await node.load()
@@ -238,6 +249,12 @@ class SimWorld:
             for node, machine in self.machines.items()
             if machine.running is not None and machine.running.elector.leads()
         ]
+
+    def cluster_of(self, node: str) -> tuple[str, int]:
+        """The cluster that a machine believes it belongs to, and how often one copy was made the cluster."""
+        running = self.machines[node].running
+        roster = running.replicator.roster if running is not None else NOBODY
+        return roster.genesis, roster.recovery
 
     def is_one_cluster(self) -> bool:
         """Whether every machine that is left follows one roster, which names as many of them as there may be."""
