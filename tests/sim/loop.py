@@ -188,7 +188,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def call_soon(  # type: ignore[override]
         self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
-        context = context or contextvars.copy_context()
+        # An empty context is false, and is one all the same.
+        context = contextvars.copy_context() if context is None else context
         process = context.get(PROCESS, None)
         if process is None or self._afterlife:
             return super().call_soon(callback, *args, context=context)
@@ -199,7 +200,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
-        context = context or contextvars.copy_context()
+        # An empty context is false, and is one all the same.
+        context = contextvars.copy_context() if context is None else context
         process = context.get(PROCESS, None)
         if process is None:
             return super().call_at(when, callback, *args, context=context)

@@ -178,7 +178,8 @@ class Strikes:
             machine.gone = True
             self._world.tell(f"{machine.name} never comes back")
             self._world.crash(machine.node)
-            self._world.loop.create_task(self._forget(machine.node))
+            # Whoever says so is a person, and no part of the daemon at whose very moment this strikes.
+            self._world.outside(partial(self._world.loop.create_task, self._forget(machine.node)))
 
     async def _forget(self, node: str) -> None:
         while True:
