@@ -25,11 +25,11 @@ class Told:
     """What clients were told, which is what the promises are about.
 
     `acknowledged` tells for each task which disks had it then. `outcomes` are those that were shown under a majority,
-    `shown` are all. `calls` counts the answers.
+    by cluster and task; `shown` are all. `calls` counts the answers.
     """
 
     acknowledged: dict[str, frozenset[str]] = field(default_factory=dict)
-    outcomes: dict[str, Outcome] = field(default_factory=dict)
+    outcomes: dict[tuple[str, str], Outcome] = field(default_factory=dict)
     shown: dict[str, set[Outcome]] = field(default_factory=dict)
 
 
@@ -41,6 +41,7 @@ class Checker:
         self.told = Told()
         self.on_moment: Callable[[Machine, str], None] = lambda machine, moment: None
         self.ledger = Ledger(self.fail, lambda machine, moment: self.on_moment(machine, moment))
+        self.ledger.on_moved = self._on_moved
         self.lost = 0
         self.changed = 0
         self._boots: dict[tuple[str, int, int], set[str]] = {}
@@ -67,8 +68,11 @@ class Checker:
                 self.fail(f"task {task[-8:]} {text}")
             self.told.acknowledged[task] = holders | self.told.acknowledged.get(task, frozenset())
 
-    def on_view(self, view: TaskView | None, *, has_result: bool = True) -> None:
-        """A client was shown a task: an outcome that was shown under a majority never changes."""
+    def on_view(self, view: TaskView | None, *, has_result: bool = True, cluster: str = "") -> None:
+        """A client was shown a task: an outcome that was shown under a majority never changes.
+
+        Two clusters that have not met yet may both have been given a task, and each has its own outcome.
+        """
         if view is None or view.state not in FINISHED:
             return
         outcome = (view.state, view.error, view.result if has_result else None)
@@ -76,12 +80,19 @@ class Checker:
             self.told.shown.setdefault(view.id, set()).add(outcome)
         if not view.majority:
             return
-        known = self.told.outcomes.get(view.id)
+        known = self.told.outcomes.get((cluster, view.id))
         if known is None and has_result:
-            self.told.outcomes[view.id] = outcome
+            self.told.outcomes[cluster, view.id] = outcome
         elif known is not None and (known != outcome if has_result else known[:2] != outcome[:2]):
             self.changed += 1
             self.fail(f"task {view.id[-8:]} was shown as {known}, and now as {outcome}")
+
+    def _on_moved(self, machine: Machine) -> None:
+        """Its cluster became part of another: a task that both were given may have another outcome there."""
+        moved = {str(task) for (task,) in machine.disk.rows("SELECT id FROM tasks WHERE rank = 1")}
+        for cluster, task in list(self.told.outcomes):
+            if task in moved and cluster != machine.disk.genesis():
+                del self.told.outcomes[cluster, task]
 
     # -- after each step ---------------------------------------------------------------------------------
 
@@ -198,7 +209,7 @@ class Checker:
             if task not in final and ("tasks", task) not in self.ledger.dropped and holders & set(left):
                 self.lost += 1
                 self.fail(f"task {task[-8:]} was acknowledged and is gone")
-        for task, outcome in self.told.outcomes.items():
+        for (_, task), outcome in self.told.outcomes.items():
             if ("tasks", task) not in self.ledger.dropped and final.get(task) != outcome:
                 self.changed += 1
                 self.fail(f"task {task[-8:]} was shown as {outcome}, and ends as {final.get(task)}")

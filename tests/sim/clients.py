@@ -73,11 +73,12 @@ class Client:
 
     async def _ask(self, node: str, request: ask.Request) -> None:
         answer = await self._world.at(node, lambda running: running.gateway.call(request))
+        cluster = self._world.cluster_of(node)[0]
         match answer:
             case Submitted():
                 self._checker.on_submitted(answer)
             case TaskView():
-                self._checker.on_view(answer, has_result=not isinstance(request, ask.Cancel))
+                self._checker.on_view(answer, has_result=not isinstance(request, ask.Cancel), cluster=cluster)
             case TaskViews() if not isinstance(request, ask.TasksQuery):
                 for view in answer.tasks:
-                    self._checker.on_view(view)
+                    self._checker.on_view(view, cluster=cluster)

@@ -36,6 +36,7 @@ class Ledger:
         self._vectors: dict[str, dict[str, int]] = {}
         self._genesis: dict[str, str] = {}
         self._forgiven: dict[str, dict[str, int]] = {}
+        self.on_moved: Callable[[Machine], None] = lambda machine: None
         self._rosters: dict[tuple[str, int], str] = {}  # stamp -> whose roster it is
         self._fail = fail
         self._moment = moment
@@ -80,6 +81,7 @@ class Ledger:
         if not before or before == now:
             return False
         self._forgiven[machine.node] = feed.read_vector(machine.disk.queue)
+        self.on_moved(machine)
         return True
 
     def _take(self, machine: Machine, held: dict[Row, Key], touched: list[Touched], *, moved: bool) -> list[str]:

@@ -11,6 +11,8 @@ from functools import partial
 
 from meshq.core import requests as ask
 from meshq.core.messages import Done
+from meshq.core.split import Kind
+from meshq.node.node import Node
 from tests.sim.checks import Checker
 from tests.sim.disk import Failing
 from tests.sim.machine import Machine
@@ -36,6 +38,10 @@ class Ambush:
     moment: str
     what: str
     after_s: float
+
+
+async def _recover(running: Node) -> object:
+    return await running.gateway.call(ask.Recover())
 
 
 class Strikes:
@@ -192,6 +198,10 @@ class Strikes:
                 done, _ = await asyncio.wait([work], timeout=FORGET_TRY_S)
                 if done and isinstance(work.result(), Done):
                     return
+                if self._over and asked.running is not None and asked.running.elector.kind() is Kind.COLD:
+                    # Too few of its cluster are left, so a person makes this copy the cluster.
+                    self._world.tell(f"{asked.name} is told to recover")
+                    await asyncio.wait([self._world.at(asked.node, _recover)], timeout=FORGET_TRY_S)
 
     # -- the network -------------------------------------------------------------------------------------
 
