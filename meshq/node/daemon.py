@@ -9,6 +9,7 @@ import socket
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from meshq.wire.server import Server, socket_path
 from meshq.worker.pool import ChildPool
 
 STOPPED_AT_ONCE = 130
+EVENTS_KEPT = 30
 ADDRESSES_S = 2.0
 # Lives that end in trouble one after the other: a disk that spoils what is written to it is of no use.
 TROUBLES_MAX = 3
@@ -72,6 +74,7 @@ class Daemon:
         self._trouble = Trouble()
         self._troubled = asyncio.Event()
         self._troubles: list[float] = []
+        self._recent = journal.Recent(EVENTS_KEPT)
         self._boot = ""
         self._own: tuple[str, ...] = ()
         self._look_at = 0.0
@@ -93,6 +96,8 @@ class Daemon:
         _make_dir(self.data_dir)
         with ExitStack() as stack:
             stack.callback(lock.acquire(self.data_dir).release)
+            journal.events.addHandler(self._recent)
+            stack.callback(journal.events.removeHandler, self._recent)
             waiting = await self._life(Trouble())
             while self._trouble and not self.stop_asked.is_set():
                 self._count_trouble()
@@ -121,6 +126,8 @@ class Daemon:
         return waiting
 
     def _count_trouble(self) -> None:
+        if not (self._trouble.copied or self._trouble.damaged):
+            return
         now = self.clock.boot_s()
         self._troubles = [*(at for at in self._troubles if at > now - TROUBLES_S), now]
         if len(self._troubles) > TROUBLES_MAX:
@@ -171,7 +178,8 @@ class Daemon:
             clock=self.clock, transport=links, database=here.database, promises=here.promises, outbox=here.outbox,
             pool=pool, tasks=infos, announced=self._announced, told=self._told, addresses=self._addresses,
             address_of=links.address_of, pid=os.getpid(),
-            counters=self._counters,
+            counters=self._counters, version=newest, copied=self._on_copied, reborn=self._on_reborn,
+            recent=self._recent.all,
         )  # fmt: skip
         node = self._node = handler.node = Node(me, boot, name, config, world, self._on_stop)
         await node.load()
@@ -208,12 +216,16 @@ class Daemon:
         self._leaving |= leave
         self.stop_asked.set()
 
+    def _on_reborn(self, reason: str) -> None:
+        self._trouble = replace(self._trouble, reborn=reason)
+        self._troubled.set()
+
     def _on_copied(self, reason: str) -> None:
-        self._trouble = Trouble(copied=reason, damaged=self._trouble.damaged)
+        self._trouble = replace(self._trouble, copied=reason)
         self._troubled.set()
 
     def _on_corrupt(self, name: str) -> None:
-        self._trouble = Trouble(copied=self._trouble.copied, damaged=self._trouble.damaged | {name})
+        self._trouble = replace(self._trouble, damaged=self._trouble.damaged | {name})
         self._troubled.set()
 
     def _greet(self, me: str, name: str, port: int) -> None:

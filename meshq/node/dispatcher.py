@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -16,6 +15,8 @@ from meshq.core.split import Kind, Term
 from meshq.core.task import Task
 from meshq.errors import NoLeader
 from meshq.node.counters import Counters
+from meshq.node.machines import Machines
+from meshq.node.pace import Pace
 from meshq.node.replicator import Replicator
 from meshq.node.signal import Signal
 from meshq.node.waiters import Waiters
@@ -24,9 +25,6 @@ from meshq.store.database import Connection
 from meshq.store.feed import Pen
 
 REAP_S = 1.0
-RUN_S_MIN = 1e-4  # what a run costs besides its own time
-RUN_S_WEIGHT = 0.2  # of the newest run in the running mean of a name's run times
-MINUTE_S = 60.0
 
 
 @dataclass(slots=True)
@@ -90,8 +88,8 @@ class Dispatcher:
         # Held from a claim's write until the table knows it: in between, a row that runs looks like an orphan.
         self._claiming = asyncio.Lock()
         self._work = replicator.commits.signal  # a task can be handed out once it is committed
-        self._run_s: dict[str, float] = {}
-        self._finished: deque[tuple[float, int]] = deque()
+        self._pace = Pace(config.claim_ahead_s)
+        self._machines = Machines(self.claims, clock, config, counters)
 
     # -- life --------------------------------------------------------------------------------------------
 
@@ -115,10 +113,11 @@ class Dispatcher:
 
     def per_minute(self) -> int:
         """How many tasks finished within the last minute."""
-        now = self._clock.boot_s()
-        while self._finished and now - self._finished[0][0] > MINUTE_S:
-            self._finished.popleft()
-        return sum(count for _, count in self._finished)
+        return self._pace.per_minute(self._clock.boot_s())
+
+    def paused(self, node: str) -> str:
+        """Why this worker gets nothing, for people; empty if it does."""
+        return self._machines.paused(node)
 
     def why_waiting(self, task: Task) -> str:
         """Why nobody runs a task that could be handed out."""
@@ -177,7 +176,7 @@ class Dispatcher:
         worker = self.claims.workers[request.node]
         if worker.boot != request.boot:
             return HeartbeatAnswer(epoch=self.epoch, invalid=invalid)
-        worker.slots, worker.draining = request.slots, request.draining
+        worker.name, worker.slots, worker.draining = request.name, request.slots, request.draining
         worker.running = min(len(request.running), request.slots)
         if request.tasks is not None:
             worker.tasks = {info.name: info for info in request.tasks}
@@ -204,20 +203,17 @@ class Dispatcher:
         for outcome in taken:
             claim = claims[outcome.task]
             if claim is not None and outcome.kind == "done":
-                self._learn(claim.name, outcome.run_s)
+                self._pace.learn(claim.name, outcome.run_s)
         self.claims.end((outcome.claim for outcome in taken), self._clock.boot_s())
         for reason in done.dropped.values():
             self._counters.add("outcome_dropped_" + reason.replace(" ", "_"), request.node)
+        names = {task: claim.name for task, claim in claims.items() if claim is not None}
+        self._machines.on_outcomes(request.node, request.boot, taken, names, done.finished)
         await self._replicator.commit(seq, self.term)
         if done.finished:
-            self._finished.append((self._clock.boot_s(), len(done.finished)))
-            self.per_minute()  # forgets what is older
+            self._pace.finished(len(done.finished), self._clock.boot_s())
         self._waiters.wake(done.finished)
         return ResultsTaken(epoch=self.epoch, dropped=done.dropped)
-
-    def _learn(self, name: str, run_s: float) -> None:
-        known, run_s = self._run_s.get(name), max(run_s, RUN_S_MIN)
-        self._run_s[name] = run_s if known is None else known + RUN_S_WEIGHT * (run_s - known)
 
     def merged(self, tasks: Collection[str]) -> None:
         """Rows of these came home: who runs one says so again, and whoever waits for one looks again."""
@@ -243,25 +239,27 @@ class Dispatcher:
     async def _settle(self, spoken: Spoken, node: str, boot: str) -> tuple[str, ...]:
         now_ms = self._clock.wall_ms()
 
-        def work(conn: Connection, pen: Pen) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-            queue.release(conn, pen, spoken.freed)
+        def work(conn: Connection, pen: Pen) -> tuple[tuple[str, ...], dict[str, str], tuple[str, ...]]:
+            queue.release(conn, pen, spoken.freed, now_ms, "its worker does not have it")
             failed = queue.count_losses(conn, pen, spoken.lost, self._config.losses_max, now_ms)
-            return failed, *queue.adopt(conn, pen, spoken.unknown, node, now_ms)
+            adopted, refused = queue.adopt(conn, pen, spoken.unknown, node, now_ms)
+            return failed, {task.id: task.name for task in queue.get_many(conn, adopted).values()}, refused
 
         async with self._claiming:
             (failed, adopted, refused), _ = await self._replicator.write(self.term, work)
             self.claims.drop(failed)
             refs = {ref.task: ref for ref in spoken.unknown}
-            for task in adopted:
-                self.claims.hold(refs[task], node, boot, "", 0, self._clock.boot_s())
+            for task, name in adopted.items():
+                self.claims.hold(refs[task], node, boot, name, 0, self._clock.boot_s())
                 self._counters.add("run_adopted", task)
         if spoken.freed:
             self._counters.add("claims_freed", node, len(spoken.freed))
         return refused
 
-    async def _release(self, tasks: Collection[str]) -> None:
+    async def _release(self, tasks: Collection[str], cause: str) -> None:
+        now_ms = self._clock.wall_ms()
         if tasks:
-            await self._replicator.write(self.term, lambda conn, pen: queue.release(conn, pen, tasks))
+            await self._replicator.write(self.term, lambda conn, pen: queue.release(conn, pen, tasks, now_ms, cause))
 
     async def _look_at_census(self) -> None:
         """When every known worker has spoken, or had its time, what nobody runs waits again."""
@@ -291,7 +289,7 @@ class Dispatcher:
             self._strays = unclaimed
             if orphans:
                 self._counters.add("runs_orphaned", count=len(orphans))
-            await self._release(orphans)
+            await self._release(orphans, "nobody said that it runs it")
 
     async def _reap_for_ever(self) -> None:
         while True:
@@ -301,9 +299,11 @@ class Dispatcher:
             if freed:
                 self._counters.add("claims_expired", count=len(freed))
             try:
-                await self._release(freed)
+                await self._release(freed, "its worker fell silent")
                 await self._look_at_census()
                 await self._look_for_strays()
+                if self._machines.look():
+                    self._work.notify()  # a pause may be over, or the only other machine gone
             except NoLeader:
                 return
 
@@ -338,19 +338,20 @@ class Dispatcher:
             # A Get may outlive its boot: what it were given would stand still.
             if self.claims.workers[entry.request.node].boot != entry.request.boot:
                 entry.resolve(())
-        asking = [entry for entry in asking if not entry.answer.done()]
+        asking = [entry for entry in asking if not entry.answer.done() and not self.paused(entry.request.node)]
         shown = self._replicator.shown()
         now_ms = self._clock.wall_ms()
-        budgets = [self._budget(entry.request) for entry in asking]
+        budgets = [self._pace.budget(entry.request, self.claims.held_by(entry.request.node)) for entry in asking]
+        avoided = [self._machines.avoided(entry.request.node) for entry in asking]
         only_after = None if self.census_over and not self._only_new else self._after
 
         def work(conn: Connection, pen: Pen) -> tuple[list[list[tuple[Task, bytes]]], int | None]:
             given = [
                 queue.claim(
                     conn, pen, node=entry.request.node, names=entry.request.names, budget=budget,
-                    shown=shown, now_ms=now_ms, limit=JOBS_PER_GET_MAX, only_after=only_after,
+                    shown=shown, now_ms=now_ms, limit=JOBS_PER_GET_MAX, only_after=only_after, avoid=avoid,
                 )
-                for entry, budget in zip(asking, budgets, strict=True)
+                for entry, budget, avoid in zip(asking, budgets, avoided, strict=True)
             ]  # fmt: skip
             return given, queue.next_due_ms(conn, now_ms)
 
@@ -371,14 +372,6 @@ class Dispatcher:
             id=task.id, name=task.name, epoch=self.epoch, attempt=task.attempt, payload=payload,
             timeout_s=task.timeout_s,
         )  # fmt: skip
-
-    def _budget(self, request: Get) -> queue.Budget:
-        """Claim ahead by time, not by count, so that short tasks fly and long ones spread."""
-        ahead_s = self._config.claim_ahead_s
-        held = sum(self._run_s.get(claim.name, ahead_s) for claim in self.claims.held_by(request.node))
-        return queue.Budget(
-            slots_free=request.free, ahead_s=max(0.0, ahead_s * request.slots - held), run_s=self._run_s
-        )
 
 
 def _is_present(claim: Claim | None, task: Task, outcome: Outcome, node: str, boot: str) -> bool:

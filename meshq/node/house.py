@@ -47,13 +47,15 @@ class Trouble:
     Args:
         copied: How it showed that this node's id is not its own any more; empty if it did not.
         damaged: The names of the databases that turned out to be damaged.
+        reborn: Why it begins anew under the same id; empty if it need not.
     """
 
     copied: str = ""
+    reborn: str = ""
     damaged: frozenset[str] = field(default_factory=frozenset)
 
     def __bool__(self) -> bool:
-        return bool(self.copied or self.damaged)
+        return bool(self.copied or self.damaged or self.reborn)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

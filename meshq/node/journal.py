@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from typing import Any
+
+from meshq.core.reports import Event
 
 events = logging.getLogger("meshq.events")
 
@@ -22,3 +25,23 @@ def tell(name: str, text: str, **fields: Any) -> None:
 def warn(name: str, text: str, **fields: Any) -> None:
     """Tells an event that somebody should look at."""
     events.warning(text, extra={"event": name, "fields": fields})
+
+
+class Recent(logging.Handler):
+    """Keeps the newest events, for whoever asks what happened.
+
+    Args:
+        count: How many.
+    """
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self._events: deque[Event] = deque(maxlen=count)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keeps one."""
+        self._events.append(Event(at_ms=int(record.created * 1000), text=record.getMessage()))
+
+    def all(self) -> tuple[Event, ...]:
+        """All that are kept, oldest first."""
+        return tuple(self._events)

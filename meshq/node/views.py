@@ -183,6 +183,7 @@ class Views:
             slots=worker.slots if worker else (hello.slots if hello else 0),
             running=worker.running if worker else (hello.running if hello else 0),
             behind=self._replicator.behind(node) if reign else None,
+            paused=reign.dispatcher.paused(node) if reign else "",
         )
         return self._with_role(view, leader)
 
