@@ -144,30 +144,13 @@ class Node:
         )
         await self.replicator.load()
         self._formerly = await world.database.read(lambda conn: meta.get(conn, "formerly") or "")
-        started_at = clock.boot_s()
-        timing = Timing(
-            heartbeat_s=config.heartbeat_s, lease_s=config.lease_s, margin=config.lease_margin,
-            stand_step_s=config.stand_step_s, alive_s=config.alive_s,
-        )  # fmt: skip
-        if self.replicator.roster.genesis and not self.replicator.roster.writer:
-            await world.promises.reset()  # its former cluster is dissolved, and binds nobody
-        promise = await world.promises.load()
-        lease = Lease(self.me, promise, self.replicator.roster, timing, clock.boot_s(), clock.random)
-        patience = Patience(split_after_s=config.split_after_s, cold_after_s=config.cold_after_s)
-        survives = config.without_majority == "survive"
-        split = Split(self.me, patience, started_at) if survives else None
-        self.elector = Elector(
-            lease, world.promises, world.transport, clock, self.replicator.holdings, counters, split,
-            lambda: Around(self.peers.around(started_at), self._follower.is_synced(), self.replicator.row_epoch),
-        )  # fmt: skip
-        self.replicator.elector = self.elector
+        self.elector = self.replicator.elector = await self._stand_up()
         self._follower = Follower(self.replicator, self.elector, clock, config, counters)
         self.peers = Peers(
             self.me, self.describe, world.transport, self.elector, self.replicator, world.database, clock, config,
             counters, world.told, world.address_of,
         )  # fmt: skip
         await self.peers.load()
-        self.replicator.is_newcomer = self.peers.is_newcomer
         waiters = Waiters()
         self.leadership = Leadership(self.replicator, self.elector, self.peers, clock, config, counters, waiters)
         self.elector.leadership = self.leadership
@@ -194,6 +177,25 @@ class Node:
         bad = await world.outbox.set_aside_garbage()
         if bad:
             journal.warn("garbage", f"{bad} entries of the outbox can't be read; they are set aside", entries=bad)
+
+    async def _stand_up(self) -> Elector:
+        """The lease, as the disk knows it."""
+        world, config, clock = self._world, self.config, self._world.clock
+        started_at = clock.boot_s()
+        timing = Timing(
+            heartbeat_s=config.heartbeat_s, lease_s=config.lease_s, margin=config.lease_margin,
+            stand_step_s=config.stand_step_s, alive_s=config.alive_s,
+        )  # fmt: skip
+        if self.replicator.roster.genesis and not self.replicator.roster.writer:
+            await world.promises.reset()  # its former cluster is dissolved, and binds nobody
+        promise = await world.promises.load()
+        lease = Lease(self.me, promise, self.replicator.roster, timing, started_at, clock.random)
+        patience = Patience(split_after_s=config.split_after_s, cold_after_s=config.cold_after_s)
+        split = Split(self.me, patience, started_at) if config.without_majority == "survive" else None
+        return Elector(
+            lease, world.promises, world.transport, clock, self.replicator.holdings, self.counters, split,
+            lambda: Around(self.peers.around(started_at), self._follower.is_synced(), self.replicator.row_epoch),
+        )  # fmt: skip
 
     # -- life --------------------------------------------------------------------------------------------
 

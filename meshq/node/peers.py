@@ -189,11 +189,6 @@ class Peers:
         ]
         return min(elders, default="")
 
-    def is_newcomer(self, node: str) -> bool:
-        """Whether a node says that it comes from a cluster that became part of this one, which the roster does not."""
-        hello = self.hello_of(node)
-        return hello is not None and bool(hello.dissolved)
-
     def dissolved(self) -> set[str]:
         """The clusters that live nodes of this one came from."""
         ours = self._replicator.roster.genesis

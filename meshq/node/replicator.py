@@ -93,7 +93,6 @@ class Replicator:
         self.copies = self.commits.copies
         self.row_epoch = 0  # the highest epoch of a row that came here
         self.elector: Elector
-        self.is_newcomer: Callable[[str], bool]  # whether a node comes from a cluster that became part of this one
         self._transport = transport
         self._clock = clock
         self._config = config
@@ -300,9 +299,6 @@ class Replicator:
             raise Conflict(f"this is another cluster: {self.roster.genesis[-8:]}, not {pull.genesis[-8:]}")
         await self._look_for_twin(pull.vector, sender)
         self._note(sender, pull)
-        if sender in self.lacking and self.is_newcomer(sender):
-            # A full copy would set its rows aside as nobody else's.
-            raise Conflict("the rows that this node brings from another cluster come home first")
         if pull.wait_s > 0 and sender not in self.roster.members and self._roster_is_full():
             raise Conflict(f"all {self._config.replicas} replicas are there; this node only works")
         count = self.changed.count
@@ -327,8 +323,7 @@ class Replicator:
             return
         self.copies.note(sender, pull.vector, pull.epoch, self._clock.boot_s(), follows=pull.wait_s > 0)
         # Who may hold rows whose tombstones are dropped takes a full copy first.
-        fits = self.is_newcomer(sender) or not quorum.is_stale(pull.vector, self.dropped)
-        if fits and not quorum.covers(self.vector, pull.vector):
+        if not quorum.is_stale(pull.vector, self.dropped) and not quorum.covers(self.vector, pull.vector):
             self.lacking[sender] = None
             self.lacks.notify()
         self.advance()

@@ -82,7 +82,6 @@ class Applied:
         epoch: The highest epoch in the frame; beyond a leader's own it says that this leader was deposed.
         vector, committed, dropped: What holds now, after a last frame; empty before.
         tasks: The tasks that are among the changed rows.
-        brought: The seqs, first and last, under which a leader stamped what came; None if it stamped nothing.
         twice: How many tasks turned out to have run twice.
         differed: How many of those ended differently.
         full: Whether a full copy is complete now.
@@ -96,7 +95,6 @@ class Applied:
     committed: dict[str, int]
     dropped: dict[str, int] = field(default_factory=dict)
     tasks: tuple[str, ...] = ()
-    brought: tuple[int, int] | None = None
     twice: int = 0
     differed: int = 0
     full: bool = False
@@ -307,7 +305,6 @@ def apply(conn: Connection, rows: Rows, pen: Pen | None, *, now_ms: int = 0, sou
     if fullcopy.begins(rows):
         fullcopy.begin(conn, rows.vector)
     copy = fullcopy.under_way(conn)
-    seq = read_seq(conn, pen.node) if pen else 0
     merged, applied = _merge(conn, unpacked, pen, copy is not None)
     held, done = 0, rows.last
     if rows.last and rows.full:
@@ -320,10 +317,8 @@ def apply(conn: Connection, rows: Rows, pen: Pen | None, *, now_ms: int = 0, sou
         drop(conn, rows.dropped)
     if pen is not None and (merged or rows.last):
         restamp(conn, pen, first=False)
-    last = read_seq(conn, pen.node) if pen else 0
     return replace(
         applied,
-        brought=(seq + 1, last) if last > seq else None,
         vector=read_vector(conn) if rows.last else {},
         committed=read_committed(conn) if rows.last else {},
         dropped=read_dropped(conn) if rows.last else {},

@@ -149,6 +149,17 @@ def _may_be_given(node: str, shown: Mapping[str, int], only_after: int | None) -
     return condition, [value for stamp in stamps for value in stamp]
 
 
+# One whose large arguments are not here yet waits for the pull that brings them.
+_WAITING = (
+    f"SELECT coalesce(tasks.payload, payloads.body), {TASK_COLUMNS}"
+    " FROM tasks INDEXED BY tasks_pending LEFT JOIN payloads ON payloads.ref = tasks.payload_ref"
+    " WHERE tasks.state = 'pending' AND tasks.epoch <= ? AND tasks.not_before_ms <= ?"
+    " AND tasks.name IN (SELECT value FROM json_each(?)) AND {}"
+    " AND (tasks.payload_ref IS NULL OR payloads.ref IS NOT NULL)"
+    " ORDER BY tasks.priority DESC, tasks.rowid LIMIT ?"
+)
+
+
 def claim(
     conn: Connection,
     pen: Pen,
@@ -160,7 +171,6 @@ def claim(
     now_ms: int,
     limit: int,
     only_after: int | None = None,
-    brought: Sequence[tuple[int, int]] = (),
     avoid: Collection[str] = (),
 ) -> list[tuple[Task, bytes]]:
     """Gives a worker its next tasks: of the highest priority first, then the oldest by the order of arrival here.
@@ -176,8 +186,6 @@ def claim(
         limit: At most so many.
         only_after: Only tasks that the pen's node itself wrote after this seq, as long as older ones may still run
             elsewhere. What it wrote again with its first write of the epoch is not among them.
-        brought: With `only_after`, seqs from first to last under which it stamped what came by pulls, which may still
-            run elsewhere too.
         avoid: Tasks that this worker is not to be given now.
 
     Returns:
@@ -186,23 +194,10 @@ def claim(
     if not names or not any(shown.values()):
         return []
     condition, values = _may_be_given(pen.node, shown, only_after)
-    if only_after is not None and brought:
-        condition += " AND NOT EXISTS (SELECT 1 FROM json_each(?) AS range WHERE tasks.seq"
-        condition += " BETWEEN json_extract(range.value, '$[0]') AND json_extract(range.value, '$[1]'))"
-        values.append(as_json(brought))
     if avoid:
         condition += " AND tasks.id NOT IN (SELECT value FROM json_each(?))"
         values.append(as_json(list(avoid)))
-    # One whose large arguments are not here yet waits for the pull that brings them.
-    rows = conn.execute(
-        f"SELECT coalesce(tasks.payload, payloads.body), {TASK_COLUMNS}"
-        " FROM tasks INDEXED BY tasks_pending LEFT JOIN payloads ON payloads.ref = tasks.payload_ref"
-        " WHERE tasks.state = 'pending' AND tasks.epoch <= ? AND tasks.not_before_ms <= ?"
-        f" AND tasks.name IN (SELECT value FROM json_each(?)) AND {condition}"
-        " AND (tasks.payload_ref IS NULL OR payloads.ref IS NOT NULL)"
-        " ORDER BY tasks.priority DESC, tasks.rowid LIMIT ?",
-        (pen.epoch, now_ms, as_json(names), *values, limit),
-    )
+    rows = conn.execute(_WAITING.format(condition), (pen.epoch, now_ms, as_json(names), *values, limit))
     first = read_seq(conn, pen.node) + 1
     taken: list[tuple[Task, bytes]] = []
     ahead_s, size = 0.0, 0

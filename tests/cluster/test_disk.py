@@ -12,14 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from meshq import Client
 from tests.cluster.conftest import MakeCluster
-from tests.cluster.daemon import Cluster, Daemon
+from tests.cluster.daemon import Daemon
+from tests.cluster.disks import ids_done, submit, told, wait_in_sync, wait_new_id
 
 SMALL = ("--slots", "1")
-FAKETIME = "libfaketimeMT.so.1"
-DATABASES = ("queue.db", "queue.db-wal", "promise.db", "promise.db-wal", "outbox.db", "outbox.db-wal")
-
 
 # -- disks -----------------------------------------------------------------------------------------------
 
@@ -100,49 +97,6 @@ def fill(disk: Path) -> Path:
                 while True:
                     file.write(b"x" * size)
     return filler
-
-
-# -- work ------------------------------------------------------------------------------------------------
-
-
-def submit(daemon: Daemon, count: int, limit: int = 30_000) -> set[str]:
-    """The ids of tasks that were acknowledged."""
-    answer = daemon.ask("submit", "primes", str(limit), "algorithm=trial_division", "--count", str(count))
-    assert not answer["queued"], answer
-    return set(answer["ids"])
-
-
-def ids_done(daemon: Daemon) -> set[str]:
-    """The tasks that are done, as this daemon's own copy or its leader tells."""
-    return {task["id"] for task in daemon.ask("tasks", timeout_s=60) if task["state"] == "done"}
-
-
-def wait_in_sync(cluster: Cluster, asked: Daemon, node: str, timeout_s: float = 40) -> None:
-    """Waits until that node is a replica that holds everything, or leads."""
-    cluster.wait_status(
-        asked,
-        lambda status: (
-            status["leader"] is not None
-            and any(
-                each["id"] == node and each["role"] in ("leader", "replica") and each["behind"] == 0
-                for each in status["nodes"]
-            )
-        ),
-        timeout_s,
-        f"{asked.name} sees {node} in sync",
-    )
-
-
-def told(daemon: Daemon, event: str) -> list[str]:
-    """What the daemon said with that name."""
-    return [entry["text"] for entry in daemon.events() if entry.get("event") == event]
-
-
-def wait_new_id(cluster: Cluster, daemon: Daemon, old: str) -> str:
-    """Waits until the daemon answers under another id than this."""
-    return str(
-        cluster.wait_status(daemon, lambda status: status["node"] != old, 30, f"{daemon.name} has a new id")["node"]
-    )
 
 
 # -- full, read-only, failing ----------------------------------------------------------------------------
@@ -302,152 +256,3 @@ def test_a_damaged_leader_and_its_promises(cluster: MakeCluster) -> None:
     wait_in_sync(three, second, now)
     three.wait_done(second, 200, 90)
     assert ids_done(first) == ids
-
-
-# -- copied, set back ------------------------------------------------------------------------------------
-
-
-def test_a_cloned_directory_is_another_node(cluster: MakeCluster) -> None:
-    two = cluster(2, options=SMALL, spare=1)
-    first, second, copy = two.daemons
-    two.wait_leader(second, two.ids[0], 30)
-    two.wait_replicas(second, 2)
-    ids = submit(second, 40)
-    assert second.stop() == 0
-    shutil.copytree(second.data_dir, copy.data_dir)
-    second.start()
-    copy.start()
-    own = two.wait_answer(second)["node"]
-    new = two.wait_answer(copy)["node"]
-    assert own == two.ids[1]
-    assert new not in two.ids
-    for node in (own, new):
-        wait_in_sync(two, first, node)
-    two.wait_done(copy, 40, 60)
-    assert ids_done(copy) == ids_done(second) == ids
-    assert any("copied or restored" in line for line in told(copy, "renamed"))
-
-
-def snapshot(daemon: Daemon, folder: Path) -> None:
-    """A copy of a running daemon's databases, as of one moment."""
-    folder.mkdir()
-    daemon.pause()
-    for name in DATABASES:
-        with suppress(FileNotFoundError):
-            shutil.copy(daemon.data_dir / name, folder)
-    daemon.resume()
-
-
-def put_back(daemon: Daemon, folder: Path) -> None:
-    """Writes the old content into the present files, which stay the same files."""
-    for name in DATABASES:
-        path = daemon.data_dir / name
-        if (folder / name).exists():
-            with path.open("r+b" if path.exists() else "wb") as file:
-                file.write((folder / name).read_bytes())
-                file.truncate()
-        else:
-            path.unlink(missing_ok=True)
-        path.with_name(f"{name}-shm").unlink(missing_ok=True)
-
-
-def test_a_database_set_back_to_an_old_snapshot_is_another_node(cluster: MakeCluster, tmp_path: Path) -> None:
-    three = cluster(3, options=SMALL)
-    first, second, third = three.daemons
-    three.wait_leader(third, three.ids[0], 30)
-    three.wait_replicas(third, 3)
-    ids = submit(third, 20, 1000)
-    three.wait_done(third, 20, 60)
-    snapshot(first, tmp_path / "snapshot")
-    three.wait_leader(third, three.ids[0])
-    ids |= submit(third, 20, 1000)
-    three.wait_done(third, 40, 60)
-    ids |= submit(third, 100)
-
-    inode = (first.data_dir / "queue.db").stat().st_ino
-    first.kill9()
-    put_back(first, tmp_path / "snapshot")
-    assert (first.data_dir / "queue.db").stat().st_ino == inode
-    first.start()
-    pid = first.pid
-    now = wait_new_id(three, first, three.ids[0])
-    assert first.pid == pid and first.alive()
-    wait_in_sync(three, second, now)
-    three.wait_done(second, 140, 90)
-    assert ids_done(first) == ids_done(third) == ids
-
-
-# -- the wall clock --------------------------------------------------------------------------------------
-
-
-class WallClocks:
-    """A wall clock for each machine, which the test sets; all other clocks are the system's."""
-
-    def __init__(self, folder: Path, library: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._folder = folder
-        self._library = library
-        self._monkeypatch = monkeypatch
-
-    def _file(self, index: int) -> Path:
-        return self._folder / f"clock{index}"
-
-    def set(self, index: int, offset_h: float) -> None:
-        """Sets it forward, or back, from the system's."""
-        beside = self._file(index).with_suffix(".new")
-        beside.write_text(f"{offset_h * 3600:+.0f}\n")
-        beside.replace(self._file(index))
-
-    def start(self, index: int, start: Callable[[], object]) -> None:
-        """Starts a daemon that reads this clock."""
-        if not self._file(index).exists():
-            self.set(index, 0)
-        with self._monkeypatch.context() as patch:
-            patch.setenv("LD_PRELOAD", self._library)
-            patch.setenv("FAKETIME_TIMESTAMP_FILE", str(self._file(index)))
-            patch.setenv("FAKETIME_NO_CACHE", "1")
-            patch.setenv("FAKETIME_DONT_FAKE_MONOTONIC", "1")
-            start()
-
-
-@pytest.fixture
-def clocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WallClocks:
-    found = sorted(Path("/usr/lib").glob(f"**/faketime/{FAKETIME}"))
-    if not found:
-        reason = "faketime is not installed: apt-get install faketime"
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(reason)
-    return WallClocks(tmp_path, str(found[0]), monkeypatch)
-
-
-def test_a_wall_clock_that_jumps_changes_nothing(cluster: MakeCluster, clocks: WallClocks) -> None:
-    three = cluster(0, options=SMALL, spare=3)
-    for index in range(3):
-        clocks.start(index, three.start_next)
-    first, second, third = three.daemons
-    three.wait_leader(third, three.ids[0], 30)
-    three.wait_replicas(third, 3)
-    ids = submit(third, 200)
-    three.wait_done(third, 10, 60)
-
-    # The leader's goes forward and then far back, so that a lease or a claim timed by it would end early, or never.
-    clocks.set(0, +5)
-    clocks.set(1, -7)
-    three.wait_done(third, 60, 60)
-    clocks.set(0, -5)
-    clocks.set(2, -12)
-    three.wait_done(third, 100, 60)
-    before = three.wait_leader(third, three.ids[0])
-    assert before["tasks"]["pending"] > 0, "the queue was empty before the clocks had jumped"
-    first.kill9()
-    three.wait_status(third, lambda status: status["leader"] in three.ids[1:], 20, "another leads")
-
-    # A machine that comes back with an older wall clock than it had is no older life of itself.
-    clocks.set(0, -30)
-    clocks.start(0, first.start)
-    assert three.wait_answer(first)["node"] == three.ids[0]
-    wait_in_sync(three, third, three.ids[0])
-    more = submit(second, 60)
-    three.wait_done(third, 260, 90)
-    assert ids_done(second) == ids_done(first) == ids | more
-    with Client(third.data_dir) as client:
-        workers = {record.worker for record in client.tasks() if record.id in more}
-    assert three.ids[0] in workers, "the machine that came back got no work"

@@ -29,6 +29,10 @@ def pull(source: Connection, target: Connection, pen: Pen | None = None) -> None
         feed.apply(target, rows, pen)
 
 
+def rows_of(conn: Connection, table: str) -> list[tuple[Any, ...]]:
+    return conn.execute(f"SELECT * FROM {table} ORDER BY 1").fetchall()
+
+
 def finished(id_: str, **changes: Any) -> Task:
     return Task(**{"id": id_, "name": "n", "rank": 1, "state": "done", "version": 2, "finished_ms": 1, **changes})
 
@@ -64,7 +68,7 @@ def test_copies_that_held_the_same_hold_the_same_afterwards(conn: Connection) ->
         feed.merge_committed(copy, {"a": 6})
         clusters.dissolve(copy, "new")
     for table in ("tasks", "payloads", "roster", "vector", "committed", "dropped", "meta"):
-        assert conn.execute(f"SELECT * FROM {table}").fetchall() == other.execute(f"SELECT * FROM {table}").fetchall()
+        assert rows_of(conn, table) == rows_of(other, table)
 
 
 def test_its_rows_come_into_the_other_cluster_and_lose_against_its_own(conn: Connection) -> None:

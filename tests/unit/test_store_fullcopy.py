@@ -28,7 +28,7 @@ def finished(id_: str, **changes: Any) -> Task:
     return task(id_, **{"rank": 1, "state": "done", "worker": "w", "attempt": 1, "finished_ms": 100, **changes})
 
 
-def frames(source: Connection, target: Connection, frame_bytes: int = 200) -> list[Rows]:
+def frames(source: Connection, target: Connection, frame_bytes: int = 60) -> list[Rows]:
     return list(feed.rows_beyond(source, feed.read_vector(target), frame_bytes))
 
 
@@ -132,7 +132,8 @@ def test_a_copy_that_breaks_off_leaves_nothing_half_done(leader: Connection, sle
     feed.write_tasks(leader, B, [finished("new", version=9)])
     purge.purge(leader, B, 500, committed=ALL, limit=9, now_ms=1000)
     purge.drop_tombstones(leader, B, 5000, committed=ALL)
-    assert pull(leader, sleeper).held == 4
+    gone = set(ids(sleeper)) - {"common"}
+    assert pull(leader, sleeper).held == len(gone) >= 3
     assert ids(sleeper) == ids(leader) == ["common"]
 
 

@@ -165,21 +165,6 @@ def test_in_the_census_only_what_this_leadership_wrote_itself_is_given(conn: Con
     assert claim(conn, 9, pen=now) == ["old", "old and stamped anew", "another's"]
 
 
-def test_in_the_census_what_came_home_waits_until_it_moves_here(conn: Connection) -> None:
-    other = memory_connection()
-    submit(other, spec("1"), spec("2"), pen=Pen("b", 1, True))
-    (rows,) = feed.rows_beyond(other, {}, 1 << 20)
-    now = replace(PEN, epoch=2)
-    submit(conn, spec("mine"), pen=now)
-    brought = feed.apply(conn, rows, now).brought
-    assert brought == (2, 3)
-    assert feed.apply(conn, rows, now).brought is None
-    queue.adopt(conn, now, [ClaimRef(task="2", epoch=1, attempt=1)], "w", 5)
-    queue.release(conn, now, ["2"])
-    assert claim(conn, 9, pen=now, only_after=0, brought=[brought, (90, 99)]) == ["mine", "2"]
-    assert claim(conn, 9, pen=now, only_after=0) == ["1"]
-
-
 def test_what_a_worker_is_to_avoid_is_given_to_others(conn: Connection) -> None:
     submit(conn, spec("1"), spec("2"))
     assert claim(conn, 9, avoid={"1": "it crashed there", "unknown": ""}) == ["2"]

@@ -1,4 +1,4 @@
-"""A task's story: every change with its node, epoch and cause, kept short, and nothing that an older node can't keep."""
+"""A task's story: every change with node, epoch and cause, kept short, and nothing that an older node can't keep."""
 
 from __future__ import annotations
 

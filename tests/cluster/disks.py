@@ -1,0 +1,50 @@
+"""What tests of disks share: work for a cluster, and what its daemons say of their disks."""
+
+from __future__ import annotations
+
+from tests.cluster.daemon import Cluster, Daemon
+
+SMALL = ("--slots", "1")
+
+
+# -- work ------------------------------------------------------------------------------------------------
+
+
+def submit(daemon: Daemon, count: int, limit: int = 30_000) -> set[str]:
+    """The ids of tasks that were acknowledged."""
+    answer = daemon.ask("submit", "primes", str(limit), "algorithm=trial_division", "--count", str(count))
+    assert not answer["queued"], answer
+    return set(answer["ids"])
+
+
+def ids_done(daemon: Daemon) -> set[str]:
+    """The tasks that are done, as this daemon's own copy or its leader tells."""
+    return {task["id"] for task in daemon.ask("tasks", timeout_s=60) if task["state"] == "done"}
+
+
+def wait_in_sync(cluster: Cluster, asked: Daemon, node: str, timeout_s: float = 40) -> None:
+    """Waits until that node is a replica that holds everything, or leads."""
+    cluster.wait_status(
+        asked,
+        lambda status: (
+            status["leader"] is not None
+            and any(
+                each["id"] == node and each["role"] in ("leader", "replica") and each["behind"] == 0
+                for each in status["nodes"]
+            )
+        ),
+        timeout_s,
+        f"{asked.name} sees {node} in sync",
+    )
+
+
+def told(daemon: Daemon, event: str) -> list[str]:
+    """What the daemon said with that name."""
+    return [entry["text"] for entry in daemon.events() if entry.get("event") == event]
+
+
+def wait_new_id(cluster: Cluster, daemon: Daemon, old: str) -> str:
+    """Waits until the daemon answers under another id than this."""
+    return str(
+        cluster.wait_status(daemon, lambda status: status["node"] != old, 30, f"{daemon.name} has a new id")["node"]
+    )
