@@ -88,8 +88,8 @@ async def until(predicate: Callable[[], object]) -> None:
 async def test_two_nodes_find_each_other() -> None:
     async with running(ANNA, "boot-a", port=1001) as (_, anna), running(BERT, "boot-b", port=1002) as (_, bert):
         await until(lambda: anna.found and bert.found)
-    assert anna.found == [Found(node=BERT, boot="boot-b", cluster=CLUSTER, version=1, addresses=("127.0.0.1:1002",))]
-    assert bert.found == [Found(node=ANNA, boot="boot-a", cluster=CLUSTER, version=1, addresses=("127.0.0.1:1001",))]
+    assert anna.found == [Found(node=BERT, boot="boot-b", cluster=CLUSTER, version=2, addresses=("127.0.0.1:1002",))]
+    assert bert.found == [Found(node=ANNA, boot="boot-a", cluster=CLUSTER, version=2, addresses=("127.0.0.1:1001",))]
 
 
 async def test_a_new_boot_is_found_again() -> None:

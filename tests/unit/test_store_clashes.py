@@ -189,7 +189,7 @@ class World:
                 self.epoch += 1
                 self.pens[name] = Pen(name, self.epoch, True)
 
-    def seen(self, conn: Connection) -> list[tuple[object, ...]]:
+    def seen(self, conn: Connection) -> list[tuple[Any, ...]]:
         ids = [id_ for (id_,) in conn.execute("SELECT id FROM tasks ORDER BY id")]
         return [(id_, stands(conn, id_), sorted(told(conn, id_), key=str)) for id_ in ids]
 
