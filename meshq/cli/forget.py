@@ -11,6 +11,7 @@ from meshq.cli import render
 from meshq.cli.common import Command, Local, local_options
 from meshq.client.aio import AsyncClient
 from meshq.core.reports import NodeView
+from meshq.wire import forms
 
 
 @click.command(cls=Command)
@@ -28,7 +29,7 @@ def forget(local: Local, node: str) -> int:
       meshq forget beta
       meshq forget 3c6df59e
     """
-    found = asyncio.run(_forget(local, node))
+    found = asyncio.run(_forget(local, forms.node(node)))
     if local.as_json:
         click.echo(json.dumps({"forgotten": found.id if found else node}))
     else:

@@ -39,5 +39,5 @@ def restore(local: Local, file: Path, force: bool) -> int:
     click.echo(f"restored {render.tasks_text(found.tasks)} to {local.data_dir}")
     if found.aside is not None:
         click.echo(f"the queue that was there is {found.aside}")
-    click.echo("next: meshq up; if the other machines are gone for good, meshq recover after that")
+    click.echo("next: meshq up; if the other machines are gone for good, then meshq recover")
     return 0

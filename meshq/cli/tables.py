@@ -110,7 +110,8 @@ def _without_majority(status: Status, names: dict[str, str]) -> Iterator[Text]:
     """For whom it waits, and what can be done if they never come."""
     if not status.missing:
         return
-    cold = "; tasks from before wait for them too, new ones run" if status.split == "cold" else ""
+    runs = status.split == "cold" and status.leader is not None
+    cold = "; tasks from before wait for them too, new ones run" if runs else ""
     yield from labelled("waits", Text(f"for {missing_text(status, names)}{cold}"))
     if status.split == "cold":
         others = nodes_text(status.missing, names)

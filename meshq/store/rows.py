@@ -151,6 +151,6 @@ def _check_vector(entries: Iterable[tuple[object, object]]) -> None:
             raise Malformed(f"pulled rows: {writer!r:.80}: {seq!r:.40} is no entry of a vector")
 
 
-def as_json(values: Iterable[str | tuple[int, int]] | Mapping[str, int]) -> str:
+def as_json(values: Iterable[str] | Mapping[str, int]) -> str:
     """Values as one parameter of a statement, to be read there by `json_each`."""
     return msgspec.json.encode(values if isinstance(values, Mapping) else list(values)).decode()

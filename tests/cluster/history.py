@@ -121,7 +121,8 @@ class Verdict:
         acknowledged: How many tasks were kept, as somebody was told, those that were only queued first included.
         alone: Those of them that were never acknowledged under a majority, nor queued.
         queued: Those that waited on the disk of the node that took them.
-        unclear: How many submits never got an answer in the end.
+        repeated: How many submits were unclear first, and kept when they were repeated under the same id.
+        unclear: How many were never answered in the end.
         finished: How many tasks are finished now.
         run_twice: Tasks that ran more than once: allowed where a machine was lost.
         replaced: Tasks whose outcome, shown without a majority, is another one now: allowed.
@@ -135,6 +136,7 @@ class Verdict:
     acknowledged: int
     alone: int
     queued: int
+    repeated: int
     unclear: int
     finished: int
     run_twice: tuple[str, ...]
@@ -149,7 +151,7 @@ class Verdict:
         others = "".join(f", {kind} {number}" for kind, number in count.items() if kind not in ("lost", "changed"))
         return (
             f"acknowledged {self.acknowledged} (without a majority {self.alone}, queued {self.queued}), "
-            f"unclear {self.unclear}, finished {self.finished}, lost {count.get('lost', 0)}, "
+            f"repeated {self.repeated}, unclear {self.unclear}, finished {self.finished}, lost {count.get('lost', 0)}, "
             f"run twice {len(self.run_twice)}, changed {count.get('changed', 0)}{others}, "
             f"replaced {len(self.replaced)}, without an acknowledgement for at most {self.gap_s:.1f} s"
         )
@@ -175,7 +177,7 @@ def judge(told: Sequence[Told], final: Mapping[str, Final], runs: Iterable[Run])
     kept = {each.task for each in acknowledged}
     firm = {each.task for each in acknowledged if each.majority}
     queued = {each.task for each in acknowledged if each.queued}
-    unclear = {each.task for each in told if isinstance(each, Unclear)} - kept
+    unclear = {each.task for each in told if isinstance(each, Unclear)}
     by_task: dict[str, list[Run]] = defaultdict(list)
     for run in runs:
         by_task[run.task].append(run)
@@ -193,7 +195,8 @@ def judge(told: Sequence[Told], final: Mapping[str, Final], runs: Iterable[Run])
         acknowledged=len(kept),
         alone=len(kept - firm - queued),
         queued=len(queued),
-        unclear=len(unclear),
+        repeated=len(unclear & kept),
+        unclear=len(unclear - kept),
         finished=sum(end.state in FINISHED for end in final.values()),
         run_twice=tuple(sorted(task for task, each in by_task.items() if len(each) > 1)),
         replaced=tuple(sorted(replaced)),

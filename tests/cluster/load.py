@@ -29,6 +29,7 @@ SETTLE_S = 120.0
 PAGE = 1000
 CANCEL_SHARE = 0.03
 WAIT_SHARE = 0.1
+FILLED_SHARE = 0.4
 FILL_TASKS = 500
 
 
@@ -56,6 +57,7 @@ class Load:
         self.history = History(directory / "history.jsonl")
         self.runs = directory / "runs"
         self.pace_s = pace_s
+        self.filled: list[str] = []
         self._run_s = run_s
         self._stopped = threading.Event()
         homes = range(len(cluster.ids)) if on is None else on
@@ -99,6 +101,7 @@ class Load:
             )
             assert reply.status in (200, 202), f"{daemon.name}: {reply}"
             self.history.add(*(_acknowledged(daemon.name, task, reply) for task in part))
+            self.filled += part
         return ids
 
     def finished(self, daemon: Daemon, task: str) -> dict[str, Any]:
@@ -157,27 +160,30 @@ class _Client(threading.Thread):
                 return
 
     def _look(self) -> None:
-        """Looks at some task of its own, at home."""
-        if not self._unfinished:
+        """Looks at one of its oldest unfinished tasks, or at some task that was handed in at once; at home."""
+        filled, chance = self._load.filled, self._random.random()
+        if not self._unfinished or (filled and chance < FILLED_SHARE):
+            if filled:
+                self._show(self._random.choice(filled), "")
             return
-        task = self._random.choice(self._unfinished[:8])
-        chance = self._random.random()
-        if chance < CANCEL_SHARE:
-            self._show(task, "POST", f"/task/{task}/cancel")
-        elif chance < CANCEL_SHARE + WAIT_SHARE:
-            self._show(task, "GET", f"/task/{task}?wait={WAIT_S}")
+        task, chance = self._random.choice(self._unfinished[:8]), self._random.random()
+        if chance > 1 - CANCEL_SHARE:
+            # Its answer names the state alone; what it says is looked at like anything else.
+            self._ask(self._load.cluster.daemons[self._home], "POST", f"/task/{task}/cancel")
+        if chance < WAIT_SHARE:
+            self._show(task, f"?wait={WAIT_S}")
         else:
-            self._show(task, "GET", f"/task/{task}")
+            self._show(task, "")
 
-    def _show(self, task: str, method: str, path: str) -> None:
+    def _show(self, task: str, query: str) -> None:
         daemon = self._load.cluster.daemons[self._home]
-        reply = self._ask(daemon, method, path)
+        reply = self._ask(daemon, "GET", f"/task/{task}{query}")
         if not isinstance(reply, Reply) or reply.status != 200:
             return
         shown = _shown(daemon.name, reply.body)
         self._load.history.add(shown)
         # Outcomes without a majority may be replaced: such a task is looked at again.
-        if shown.state in FINISHED and shown.majority:
+        if shown.state in FINISHED and shown.majority and task in self._unfinished:
             self._unfinished.remove(task)
 
     def _ask(self, daemon: Daemon, method: str, path: str, body: object = None) -> Reply | str:

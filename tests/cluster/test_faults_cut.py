@@ -12,6 +12,8 @@ from tests.cluster.load import OPTIONS, Load, other_leader, settle, wait_whole
 
 # As long as a split takes to begin, and a little work in it.
 CUT_S = 10.0
+# These tests count epochs, so no lower id that has come back takes the lease over meanwhile.
+SETTINGS = {"handover_after_s": 3600}
 
 
 def no_majority(cluster: Cluster, asked: Daemon) -> dict[str, Any]:
@@ -22,7 +24,7 @@ def no_majority(cluster: Cluster, asked: Daemon) -> dict[str, Any]:
 
 
 def test_the_leader_stands_still_for_twenty_seconds(cluster: MakeCluster, tmp_path: Path) -> None:
-    three = cluster(3, options=OPTIONS)
+    three = cluster(3, options=OPTIONS, settings=SETTINGS)
     leader = wait_whole(three)
     second, third = [daemon for daemon in three.daemons if daemon is not leader]
     with Load(three, tmp_path) as load:
@@ -43,7 +45,7 @@ def test_the_leader_stands_still_for_twenty_seconds(cluster: MakeCluster, tmp_pa
 
 
 def test_one_of_three_is_cut_off_and_comes_back(cluster: MakeCluster, tmp_path: Path) -> None:
-    three = cluster(3, options=OPTIONS)
+    three = cluster(3, options=OPTIONS, settings=SETTINGS)
     with Load(three, tmp_path) as load:
         leader = wait_whole(three)
         followers = [daemon for daemon in three.daemons if daemon is not leader]
@@ -70,7 +72,7 @@ def test_one_of_three_is_cut_off_and_comes_back(cluster: MakeCluster, tmp_path: 
 
 
 def test_ways_are_lost_in_one_direction(cluster: MakeCluster, tmp_path: Path) -> None:
-    three = cluster(3, options=OPTIONS)
+    three = cluster(3, options=OPTIONS, settings=SETTINGS)
     with Load(three, tmp_path) as load:
         for lost in ("the leader is not heard", "the leader hears nobody"):
             leader = wait_whole(three)

@@ -59,11 +59,12 @@ RUNS = [
 def test_a_sound_history_is_sound() -> None:
     verdict = judge(SOUND, ENDS, RUNS)
     verdict.check()
-    assert (verdict.acknowledged, verdict.alone, verdict.queued, verdict.unclear, verdict.finished) == (4, 1, 1, 2, 5)
+    assert (verdict.acknowledged, verdict.alone, verdict.queued, verdict.finished) == (4, 1, 1, 5)
+    assert (verdict.repeated, verdict.unclear) == (1, 2)
     assert (verdict.run_twice, verdict.replaced) == (("2", "3"), ("3",))
     assert verdict.figures() == (
-        "acknowledged 4 (without a majority 1, queued 1), unclear 2, finished 5, lost 0, run twice 2, changed 0, "
-        "replaced 1, without an acknowledgement for at most 4.0 s"
+        "acknowledged 4 (without a majority 1, queued 1), repeated 1, unclear 2, finished 5, lost 0, run twice 2, "
+        "changed 0, replaced 1, without an acknowledgement for at most 4.0 s"
     )
 
 

@@ -8,15 +8,15 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
+from tests.sim import faults
 from tests.sim.nemesis import Report, run_seed
 from tests.sim.swarm import POLICIES
-
-STORY_LINES = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,11 +27,12 @@ class Ran:
     took_s: float
 
 
-def run(seed: int, nodes: int | None, policy: str | None) -> Ran:
-    """Runs one seed."""
+def run(seed: int, nodes: int | None, policy: str | None, fault: str | None) -> Ran:
+    """Runs one seed, with one rule taken away where a fault is named."""
     logging.disable(logging.CRITICAL)
     started = time.monotonic()
-    report = run_seed(seed, nodes, policy)
+    with getattr(faults, fault)() if fault else nullcontext():
+        report = run_seed(seed, nodes, policy)
     return Ran(report, time.monotonic() - started)
 
 
@@ -41,17 +42,18 @@ def main() -> int:
     parser.add_argument("--seeds", default="0:20", help="FROM:TO, or one seed, whose story is printed")
     parser.add_argument("--nodes", type=int, help="machines in the world; without it each seed draws its own")
     parser.add_argument("--policy", choices=POLICIES, help="without_majority; without it each seed draws its own")
+    parser.add_argument("--fault", help="a function of tests/sim/faults.py: a rule that is taken away")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     options = parser.parse_args()
     first, _, last = options.seeds.partition(":")
     seeds = range(int(first), int(last) if last else int(first) + 1)
-    reports = [_told(ran, show=not last) for ran in _run_all(seeds, options.nodes, options.policy, options.jobs)]
+    work = partial(run, nodes=options.nodes, policy=options.policy, fault=options.fault)
+    reports = [_told(ran, show=not last) for ran in _run_all(seeds, work, options.jobs)]
     print(_summary(reports))
     return 1 if any(report.failures for report in reports) else 0
 
 
-def _run_all(seeds: Iterable[int], nodes: int | None, policy: str | None, jobs: int) -> Iterator[Ran]:
-    work = partial(run, nodes=nodes, policy=policy)
+def _run_all(seeds: Iterable[int], work: Callable[[int], Ran], jobs: int) -> Iterator[Ran]:
     if jobs <= 1:
         yield from map(work, seeds)
         return
@@ -62,7 +64,7 @@ def _run_all(seeds: Iterable[int], nodes: int | None, policy: str | None, jobs: 
 def _told(ran: Ran, *, show: bool) -> Report:
     report = ran.report
     if report.failures or show:
-        print("\n".join(report.story if show else report.story[-STORY_LINES:]))
+        print("\n".join(report.story))
     verdict = f"FAILED: {report.failures[0]}" if report.failures else "ok"
     print(
         f"seed {report.seed}: {report.swarm.nodes} nodes, {report.swarm.config.without_majority}, "

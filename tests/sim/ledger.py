@@ -87,8 +87,6 @@ class Ledger:
     def _take(self, machine: Machine, held: dict[Row, Key], touched: list[Touched], *, moved: bool) -> list[str]:
         by_row: dict[Row, list[Touched]] = {}
         for each in touched:
-            if not moved and each.old is not None and each.new is not None and not each.new > each.old:
-                self._fail(f"{each.table} {each.row[-8:]} went back on {machine.name}: {each.old} to {each.new}")
             by_row.setdefault((each.table, each.row), []).append(each)
         here = self._present(machine, by_row)
         moments: list[str] = []
@@ -101,7 +99,11 @@ class Ledger:
             if before is not None and present < before and not moved:
                 self._fail(f"{row[0]} {row[1][-8:]} went back on {machine.name}: {before} to {present}")
             held[row] = present
-            moments += [self._stamped(machine, row, change) for change in _kept(changes, present)]
+            kept = _kept(changes, present)
+            for each in kept:
+                if not moved and each.old is not None and each.new is not None and not each.new > each.old:
+                    self._fail(f"{each.table} {each.row[-8:]} went back on {machine.name}: {each.old} to {each.new}")
+            moments += [self._stamped(machine, row, change) for change in kept]
         return [moment for moment in moments if moment]
 
     @staticmethod

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 SEEDS = "0:100"
+FAILED_ONCE = Path(__file__).with_name("seeds.txt")
 
 
 def sim(*options: str) -> subprocess.CompletedProcess[str]:
@@ -15,13 +19,35 @@ def sim(*options: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_hundred_seeds_keep_every_promise() -> None:
-    ran = sim("--seeds", SEEDS)
+    ran = sim("--seeds", SEEDS, "--jobs", "2")
     print(ran.stdout.splitlines()[-1])
     assert ran.returncode == 0, ran.stdout
     lines = [line for line in ran.stdout.splitlines() if line.startswith("seed ")]
     assert len(lines) == 100
     # A nemesis that kept the clients from everything would prove nothing.
     assert sum(int(line.split(" tasks acknowledged")[0].split()[-1]) for line in lines) > 2_000
+
+
+def test_seeds_that_ever_failed_stay_sound() -> None:
+    seeds = [line.split()[0] for line in FAILED_ONCE.read_text("utf-8").splitlines() if line[:1].isdigit()]
+    assert seeds
+    for seed in seeds:
+        ran = sim("--seeds", f"{seed}:{int(seed) + 1}")
+        assert ran.returncode == 0, ran.stdout
+
+
+@pytest.mark.parametrize(
+    ("fault", "seed", "broken"),
+    [
+        ("no_gather", 29, "was shown as"),
+        ("promise_not_on_disk", 0, "its disk says"),
+        ("a_reused_seq", 0, "but that stamp is"),
+    ],
+)
+def test_a_rule_that_is_taken_away_is_missed(fault: str, seed: int, broken: str) -> None:
+    ran = sim("--fault", fault, "--seeds", f"{seed}:{seed + 1}")
+    assert ran.returncode == 1, f"without {fault}, seed {seed} is as sound as ever"
+    assert broken in ran.stdout
 
 
 def test_a_seed_is_the_same_run_each_time() -> None:

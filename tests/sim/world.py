@@ -15,6 +15,7 @@ from meshq.core.membership import NOBODY
 from meshq.core.reports import TaskView
 from meshq.core.requests import Job, Submit, Submitted, TaskQuery, TaskSpec
 from meshq.errors import MeshqError, NotFound
+from meshq.node.house import TIME_DIGITS
 from meshq.node.node import Node, World
 from meshq.store.outbox import Outbox
 from meshq.store.promise import PromiseStore
@@ -161,7 +162,9 @@ class SimWorld:
         after_write = partial(self._after_write, machine)
         queue, promise, outbox = machine.disk.open(rng, asyncio.sleep, after_write)
         clock = SimClock(self.loop, rng, machine.timeline, lambda: machine.wall_ahead_ms)
-        boot = machine.boot = uuid7(clock.wall_ms(), rng.getrandbits(74))
+        # As the real house does: later lives have higher boots, however the wall clock was set.
+        after_ms = int(machine.boot[:TIME_DIGITS], 16) + 1 if machine.boot else 0
+        boot = machine.boot = uuid7(max(clock.wall_ms(), after_ms), rng.getrandbits(74))
         who = f"{machine.name}.{machine.starts}"
         pool = machine.pool = SimPool(self.loop, rng, self.slots, who, partial(self._ran, machine))
         announced = asyncio.Event()

@@ -7,15 +7,19 @@ import datetime
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from meshq.client.aio import AsyncClient
+from meshq.core import reports
 from meshq.core import requests as ask
 from meshq.errors import (
     Ambiguous,
     BadArguments,
+    Conflict,
+    Malformed,
     MeshqError,
     NoAnswer,
     NoDaemon,
@@ -29,6 +33,7 @@ from meshq.errors import (
     UnknownTask,
     WaitTimeout,
 )
+from meshq.wire import values
 from meshq.wire.server import socket_path
 from tests.unit.client_twin import ERROR, Twin
 
@@ -299,3 +304,64 @@ async def test_the_daemon_says_how_it_is(tmp_path: Path, twin: Twin) -> None:
         assert await client.status() == twin.status
         assert (await client.health()).pid == twin.pid
         assert (await client.stats()).uptime_s == 1.0
+
+
+# -- a cluster in trouble ----------------------------------------------------------------------------------
+
+
+async def test_what_has_no_majority_says_so(tmp_path: Path, twin: Twin) -> None:
+    twin.copies, twin.majority = 1, False
+    twin.status = replace(twin.status, majority=False, copies=1, split="cold", missing=("b" * 32,))
+    async with AsyncClient(tmp_path) as client:
+        handle = await client.submit("echo", 1)
+        assert (handle.copies, handle.majority, handle.queued) == (1, False, False)
+        assert (await handle.record()).majority
+        twin.tasks[handle.id] = replace(twin.tasks[handle.id], majority=False)
+        record = await client.finished(handle)
+        assert (record.majority, record.value()) == (False, [[1], {}])
+        assert [record.majority async for record in client.records([handle])] == [False]
+        assert [record.majority async for record in client.tasks()] == [False]
+        assert await client.status() == twin.status
+
+
+async def test_a_story_has_its_values_unpacked(tmp_path: Path, twin: Twin) -> None:
+    change = reports.Change(at_ms=5, move="submit", epoch=3, node="a" * 32, cause="submitted")
+    async with AsyncClient(tmp_path) as client:
+        handle = await client.submit("echo", 1)
+        twin.stories[handle.id] = reports.TaskStory(
+            task=twin.tasks[handle.id],
+            changes=(change,),
+            waits="for a slot",
+            clashes=(
+                reports.Clash(
+                    task=handle.id, state="failed", worker="b" * 32, epoch=2, result=values.pack((1, b"\x00")),
+                    error=values.pack(ERROR), finished_ms=6, differs=True,
+                ),
+            ),
+        )  # fmt: skip
+        story = await client.story(handle.id[-8:])
+        assert (story.task, story.changes, story.waits) == (await client.task(handle), (change,), "for a slot")
+        [other] = story.clashes
+        assert (other.result, other.error, other.worker) == ((1, b"\x00"), ERROR, "b" * 32)
+        assert await client.cluster_story() == twin.cluster_story
+        with pytest.raises(NotFound):
+            await client.story("ffffffff")
+
+
+async def test_what_mends_a_cluster_is_asked_for_once(tmp_path: Path, twin: Twin) -> None:
+    async with AsyncClient(tmp_path, connect_timeout_s=1) as client:
+        await client.forget("my host/1")
+        await client.recover()
+        await client.leave()
+        assert twin.requests == [ask.Forget(node="my host/1"), ask.Recover(), ask.Stop(leave=True)]
+        for act in (client.recover, client.leave, lambda: client.forget("x")):
+            twin.refusals.append(Conflict("not now"))
+            with pytest.raises(Conflict, match="not now"):
+                await act()
+            # It may be done already, and is then not what is wanted any more.
+            twin.lost_answers, asked = 1, len(twin.requests)
+            with pytest.raises(NoAnswer):
+                await act()
+            assert len(twin.requests) == asked + 1
+        with pytest.raises(Malformed, match="is no node"):
+            await client.forget(" ")

@@ -6,11 +6,13 @@ import gc
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from meshq import Client
+from meshq.core import requests as ask
 from meshq.errors import NoDaemon, TaskFailed, WaitTimeout
 from tests.unit.client_twin import Twin
 
@@ -56,6 +58,20 @@ def test_errors_come_through(tmp_path: Path, twin: Twin) -> None:
             client.submit("hold").result(timeout_s=0.05)
         with pytest.raises(ZeroDivisionError):
             list(client.map("echo", (1 // n for n in (1, 0))))
+
+
+def test_a_cluster_in_trouble(tmp_path: Path, twin: Twin) -> None:
+    with Client(tmp_path) as client:
+        handle = client.submit("echo", 1)
+        twin.tasks[handle.id] = replace(twin.tasks[handle.id], majority=False)
+        assert not handle.record().majority
+        assert client.story(handle).task == handle.record()
+        assert client.cluster_story() == twin.cluster_story
+        twin.requests.clear()
+        client.forget("beta")
+        client.recover()
+        client.leave()
+        assert twin.requests == [ask.Forget(node="beta"), ask.Recover(), ask.Stop(leave=True)]
 
 
 def test_no_daemon(tmp_path: Path) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 import pytest
 
-from meshq.core.requests import Outcome, TaskSpec
+from meshq.core.requests import ClaimRef, Outcome, TaskSpec
 from meshq.core.task import Task
-from meshq.errors import Malformed
+from meshq.errors import Malformed, NotFound, StaleEpoch
 from meshq.store import feed, queue
 from meshq.store.database import Connection
 from meshq.store.feed import Pen
@@ -193,3 +194,55 @@ def test_the_last_loss_of_its_node_ends_the_task_and_says_so(conn: Connection) -
     assert message(conn) == {
         "type": "NodeLost", "message": "given up: the node that ran it was lost 3 times", "traceback": "",
     }  # fmt: skip
+
+
+# -- rows that a merge changed under a claim -------------------------------------------------------------
+
+
+def merge(conn: Connection, *tasks: Task) -> None:
+    """Other versions come home: of another node, further on than what is here."""
+    feed.upsert_tasks(conn, [replace(task, version=99, writer="s", seq=n) for n, task in enumerate(tasks, 1)])
+
+
+def test_what_a_merge_finished_stays_so_whatever_its_run_says(conn: Connection) -> None:
+    runs(conn, "1", "2", "3", "4")
+    merge(conn, *[replace(there(conn, id_), rank=1, state="done", worker="away") for id_ in "1234"])
+    found = finish(conn, outcome("1"), outcome("2", "failed"), outcome("3", "released"), outcome("4", "crashed"))
+    assert found == queue.FinishDone(dict.fromkeys("1234", "finished"), ())
+    assert queue.count_losses(conn, PEN, list("1234"), 1, 5) == ()
+    assert queue.release(conn, PEN, list("1234"), 5) == 0
+    assert queue.adopt(conn, PEN, [ClaimRef(task="1", epoch=1, attempt=1)], "w", 5) == ((), ("1",))
+    assert queue.cancel(conn, PEN, "1", 5).worker == "away"
+    assert all(there(conn, id_).worker == "away" for id_ in "1234")
+
+
+def test_what_a_merge_let_wait_again_takes_a_success_and_drops_the_rest(conn: Connection) -> None:
+    runs(conn, "1", "2", "3", "4", "5")
+    merge(conn, *[replace(there(conn, id_), state="pending", worker=None, started_ms=None) for id_ in "12345"])
+    found = finish(conn, outcome("1"), outcome("2", "failed"), outcome("3", "released"), outcome("4", "crashed"))
+    assert found.finished == ("1",)
+    assert found.dropped == dict.fromkeys("234", "not the present claim")
+    assert queue.release(conn, PEN, ["5"], 5) == 0
+    assert queue.count_losses(conn, PEN, ["4", "5"], 1, 5) == ("4", "5")
+    assert queue.adopt(conn, PEN, [ClaimRef(task="3", epoch=1, attempt=1)], "w", 5) == (("3",), ())
+
+
+def test_what_was_purged_meanwhile_is_finished_for_everybody(conn: Connection) -> None:
+    runs(conn, "1")
+    merge(conn, replace(there(conn, "1"), rank=2, state="purged"))
+    assert finish(conn, outcome("1")).dropped == {"1": "finished"}
+    assert queue.count_losses(conn, PEN, ["1"], 1, 5) == ()
+    assert queue.adopt(conn, PEN, [ClaimRef(task="1", epoch=1, attempt=1)], "w", 5) == ((), ("1",))
+    with pytest.raises(NotFound):
+        queue.cancel(conn, PEN, "1", 5)
+
+
+def test_a_row_of_a_later_epoch_ends_the_leadership_and_nothing_is_written(conn: Connection) -> None:
+    runs(conn, "1", "2")
+    merge(conn, replace(there(conn, "2"), epoch=7))
+    before = there(conn, "1")
+    conn.execute("SAVEPOINT work")
+    with pytest.raises(StaleEpoch):
+        finish(conn, outcome("1"), outcome("2", "released"))
+    conn.execute("ROLLBACK TO work")
+    assert there(conn, "1") == before

@@ -93,6 +93,26 @@ def test_nothing_is_shown_as_finished_before_it_is_committed(conn: Connection) -
     assert queue.views(conn, ["bbbb0003ffff"], {"other": 99})[0].state == "running"
 
 
+def test_what_finished_without_a_majority_says_so(conn: Connection) -> None:
+    feed.write_tasks(conn, Pen("s", 1, False), [Task(id="eeee", name="x", rank=1, state="done", result=b"r")])
+    ids, shown = ["aaaa0001ffff", "bbbb0003ffff", "bbbb0004dddd", "eeee"], {"a": 4, "s": 1}
+
+    def told(committed: dict[str, int] | None) -> list[tuple[str, bool]]:
+        page = queue.page(conn, TasksQuery(), shown, committed).tasks
+        assert {view.id: view.majority for view in page if view.id in ids} == {
+            view.id: view.majority for view in queue.views(conn, ids, shown, committed)
+        }
+        return [(view.state, view.majority) for view in queue.views(conn, ids, shown, committed)]
+
+    assert told({"a": 3}) == [("pending", True), ("done", True), ("failed", False), ("done", False)]
+    assert told(None) == [("pending", True), ("done", True), ("failed", True), ("done", False)], (
+        "all shown is committed"
+    )
+    assert told({"a": 4, "s": 1})[3] == ("done", False), "its outcome may still be replaced"
+    feed.restamp(conn, Pen("a", 2, True), first=True)
+    assert queue.views(conn, ["eeee"])[0].majority
+
+
 def ids(conn: Connection, query: TasksQuery) -> list[str]:
     return [view.id[:8] for view in queue.page(conn, query).tasks]
 

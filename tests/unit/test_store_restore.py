@@ -4,79 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
-from meshq.core.ids import uuid7
 from meshq.errors import Conflict, CorruptDatabase, NewerDatabase, NotFound, StoreError
-from meshq.store import backup, files, identity, lock, peers
-from meshq.store.schema import OUTBOX, QUEUE, migrate
-
-NODE = uuid7(1, 1)
-OTHER = uuid7(2, 2)
-TASK = (
-    "INSERT INTO tasks (id, rank, majority, epoch, version, writer, seq, state, name, payload, priority,"
-    " not_before_ms, retries, backoff_s, attempt, failures, crashes, losses, submitted_ms)"
-    " VALUES (?, ?, 0, 1, 1, 'w', ?, 'pending', 'echo', ?, 0, 0, 0, 1.0, 0, 0, 0, 0, 1)"
-)
-
-
-def quiet(_: int, __: int) -> None:
-    """No progress bar."""
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[sqlite3.Connection]:
-    with closing(sqlite3.connect(path, isolation_level=None)) as conn:
-        yield conn
-
-
-def made(data_dir: Path, node: str, tasks: int, payload_bytes: int = 100) -> Path:
-    """A data directory as a daemon leaves it."""
-    data_dir.mkdir(exist_ok=True)
-    queue = data_dir / backup.QUEUE_FILE
-    with opened(queue) as conn:
-        conn.execute("PRAGMA journal_mode = WAL")
-        migrate(conn, QUEUE, str(queue))
-        conn.execute("BEGIN")
-        # Later ids come first, so that their order of arrival is not that of their ids.
-        rows = [(f"{n:032x}", 0, tasks - n, os.urandom(payload_bytes)) for n in reversed(range(tasks))]
-        conn.executemany(TASK, rows)
-        peers.remember_peer(conn, OTHER, "other", ("10.0.0.9:7373",), 1)
-        here = identity.whereabouts(queue)
-        identity.write_noted(conn, identity.Noted(node=node, inode=here.inode, machine=here.machine))
-        identity.write_running(conn, running=True)
-        conn.execute("COMMIT")
-    identity.write_id(data_dir, node)
-    (data_dir / backup.PROMISE_FILE).write_bytes(b"a promise")
-    return queue
-
-
-def tasks_in(path: Path) -> list[str]:
-    with opened(path) as conn:
-        return [task for (task,) in conn.execute("SELECT id FROM tasks ORDER BY rowid")]
-
-
-def names(folder: Path) -> set[str]:
-    return {path.name for path in folder.iterdir()}
-
-
-def is_somebodys(data_dir: Path) -> bool:
-    """Whether a daemon that starts here goes on under the id that is there."""
-    known = identity.read_id(data_dir)
-    queue = data_dir / backup.QUEUE_FILE
-    with opened(queue) as conn:
-        here = identity.whereabouts(queue)
-        found = identity.Noted(node=known or "", inode=here.inode, machine=here.machine)
-        return known is not None and not identity.why_not_the_node(identity.read_noted(conn), found)
-
+from meshq.store import backup, identity, lock, peers
+from meshq.store.schema import OUTBOX, QUEUE
+from tests.unit.queue_files import NODE, OTHER, TASK, is_somebodys, made, names, opened, quiet, tasks_in
 
 # -- restore -----------------------------------------------------------------------------------------------
 
@@ -156,30 +95,44 @@ def test_a_queue_that_is_there_is_set_aside_by_force_only(tmp_path: Path, copy: 
     assert len(tasks_in(first.aside)) == 7
 
 
-def test_what_a_killed_daemon_left_in_the_journal_is_set_aside_too(tmp_path: Path, copy: Path) -> None:
-    data_dir = tmp_path / "data"
+LAST = "f" * 32
+
+
+def killed(data_dir: Path) -> Path:
+    """A queue whose daemon was killed: its last task stands in the journal only."""
     queue = made(data_dir, OTHER, 7)
     code = (
         "import os, sqlite3, sys; conn = sqlite3.connect(sys.argv[1]);"
-        f"conn.execute({TASK!r}, ('f' * 32, 0, 99, b'')); conn.commit(); os._exit(0)"
+        f"conn.execute({TASK!r}, ({LAST!r}, 0, 99, b'')); conn.commit(); os._exit(0)"
     )
     subprocess.run([sys.executable, "-c", code, queue], check=True)
     assert (data_dir / "queue.db-wal").stat().st_size
-    aside = backup.restore(copy, data_dir, quiet, force=True).aside
+    return queue
+
+
+def test_what_a_killed_daemon_left_in_the_journal_is_set_aside_too(tmp_path: Path, copy: Path) -> None:
+    queue = killed(tmp_path / "data")
+    aside = backup.restore(copy, tmp_path / "data", quiet, force=True).aside
     assert aside is not None
-    assert "f" * 32 in tasks_in(aside)
+    assert LAST in tasks_in(aside)
     assert tasks_in(queue) == tasks_in(copy)
 
 
-@pytest.mark.parametrize("journal", [b"", b"rubbish" * 1000])
-def test_a_damaged_queue_and_its_journal_are_set_aside_as_they_are(tmp_path: Path, copy: Path, journal: bytes) -> None:
+@pytest.mark.parametrize("journal", [b"", b"rubbish" * 1000, None], ids=["empty", "rubbish", "sound"])
+def test_a_damaged_queue_and_its_journal_are_set_aside_as_they_are(
+    tmp_path: Path, copy: Path, journal: bytes | None
+) -> None:
     data_dir = tmp_path / "data"
-    queue = made(data_dir, OTHER, 7)
+    queue = killed(data_dir)
+    if journal is None:
+        journal = (data_dir / "queue.db-wal").read_bytes()
     queue.write_bytes(b"no database at all")
     (data_dir / "queue.db-wal").write_bytes(journal)
     backup.restore(copy, data_dir, quiet, force=True)
     assert (data_dir / "queue.db.replaced").read_bytes() == b"no database at all"
     assert (data_dir / "queue.db.replaced-wal").read_bytes() == journal
+    # Nothing of the old journal is taken for the new queue's.
+    assert names(data_dir) & {"queue.db-wal", "queue.db-shm"} == set()
     assert tasks_in(queue) == tasks_in(copy)
 
 
@@ -276,16 +229,15 @@ backup.restore(Path(sys.argv[1]), Path(sys.argv[2]), lambda *_: None, force=True
 """
 
 
-@pytest.mark.parametrize("journal", [False, True])
-def test_a_crash_leaves_nothing_or_all(tmp_path: Path, copy: Path, journal: bool) -> None:
+@pytest.mark.parametrize("state", ["stopped", "killed", "damaged"])
+def test_a_crash_leaves_nothing_or_all(tmp_path: Path, copy: Path, state: str) -> None:
     done = 0
     outcomes = set()
     for number in range(1, 60):
         data_dir = tmp_path / f"data-{number}"
-        queue = made(data_dir, OTHER, 7)
-        if journal:
-            files.set_aside(queue, "old")
-            (data_dir / "queue.db").write_bytes(b"no database at all")
+        queue = made(data_dir, OTHER, 7) if state == "stopped" else killed(data_dir)
+        if state == "damaged":
+            queue.write_bytes(b"no database at all")
             (data_dir / "queue.db-wal").write_bytes(b"rubbish")
         child = subprocess.run([sys.executable, "-c", CRASH, copy, data_dir, str(number)], check=False)
         done = child.returncode
@@ -298,11 +250,11 @@ def test_a_crash_leaves_nothing_or_all(tmp_path: Path, copy: Path, journal: bool
             continue
         restored = len(tasks_in(queue)) == 40
         outcomes.add(restored)
-        # The old queue with its node, or the new one with none.
-        assert restored or len(tasks_in(queue)) == 7
+        # The old queue, whole and with its node, or the new one with none.
+        assert restored or len(tasks_in(queue)) == (7 if state == "stopped" else 8)
         assert is_somebodys(data_dir) is not restored
         again = backup.restore(copy, data_dir, quiet, force=True)
         assert not [name for name in names(data_dir) if name.startswith(".queue")]
         assert again.tasks == 40
     assert done == 0
-    assert outcomes == ({True} if journal else {True, False})
+    assert outcomes == ({True} if state == "damaged" else {True, False})

@@ -1,12 +1,14 @@
-"""A task's story: every change with node, epoch and cause, kept short, and nothing that an older node can't keep."""
+"""A task's story: every change with node, epoch and cause, kept short, and nothing that older nodes can't keep."""
 
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import replace
 
 import msgspec
 import pytest
 
+from meshq.core.membership import Roster
 from meshq.core.reports import Change
 from meshq.core.requests import ClaimRef, Outcome, TaskSpec
 from meshq.core.task import STORY_BYTES_MAX, Task, released
@@ -16,6 +18,7 @@ from meshq.store.database import Connection
 from meshq.store.feed import Pen
 from meshq.store.inline import memory_connection
 from meshq.store.queue import Budget
+from meshq.store.schema import QUEUE, migrate
 
 A = Pen("a", 3, True)
 ERROR = msgspec.msgpack.encode({"type": "ValueError", "message": "no", "traceback": ""})
@@ -161,9 +164,11 @@ def test_what_cannot_be_read_is_left_out() -> None:
 
 def test_among_older_replicas_no_story_is_written_and_none_is_left(conn: Connection) -> None:
     submit(conn)
-    submit(conn, id="2")
+    submit(conn, id="2", name="not claimed")
     old = replace(A, epoch=4, version=1)
     claim(conn, old)
+    assert story(conn) == ()
+    assert causes(conn, "2") == [("submit", "submitted")]
     feed.restamp(conn, replace(old, node="b"), first=True)
     assert story(conn) == story(conn, "2") == ()
 
@@ -180,3 +185,24 @@ def test_an_asker_of_version_1_gets_rows_as_it_knows_them(conn: Connection) -> N
         assert (feed.read_roster(other).absorbed, feed.read_roster(other).into) == (
             (("x",), "y") if version == 2 else ((), "")
         )
+
+
+def test_a_database_of_version_1_is_brought_up_with_all_that_it_holds() -> None:
+    old = sqlite3.connect(":memory:", isolation_level=None)
+    old.executescript(QUEUE.migrations()[0] + "PRAGMA user_version = 1;")
+    new = memory_connection()
+    submit(new)
+    feed.write_roster(new, A, Roster(genesis="g", members=("a",)))
+    for table in ("tasks", "roster"):
+        columns = ", ".join(name for _, name, *_ in old.execute(f"PRAGMA table_info({table})"))
+        for row in new.execute(f"SELECT {columns} FROM {table}"):
+            old.execute(f"INSERT INTO {table} ({columns}) VALUES ({', '.join('?' * len(row))})", row)
+    migrate(old, QUEUE, ":memory:")
+    task = queue.get(new, "1")
+    assert task is not None
+    assert queue.get(old, "1") == replace(task, story=b"")
+    assert feed.read_roster(old) == feed.read_roster(new)
+    assert [move for move, _ in causes(old)] == []
+    claim(old)
+    assert [move for move, _ in causes(old)] == ["claim"]
+    old.close()
