@@ -65,12 +65,15 @@ def _prospect(status: Status) -> str:
     others = render.nodes_text(status.missing, names) or "other machines"
     counts = ", ".join(f"{status.tasks.get(state, 0)} {state}" for state in render.SHOWN_STATES)
     held = render.tasks_text(render.held(status))
+    joining = "join it as new copies when they come back, what only they hold is merged"
+    if len(status.missing) == 1:
+        joining = "joins it as a new copy when it comes back, what only it holds is merged"
     return "\n".join(
         render.paragraph(text)
         for text in (
             f"It waits for {missing}." if missing else "It knows of no machine to wait for.",
             f"This copy holds {held}: {counts}.",
-            f"This machine's copy becomes the cluster: {held}; {others} join it as new copies when they come back, "
-            "what only they hold is merged. Until then that is missing here, and tasks that ran there may run again.",
+            f"This machine's copy becomes the cluster: {held}; {others} {joining}. Until then that is missing here, "
+            "and tasks that ran there may run again.",
         )
     )

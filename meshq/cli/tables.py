@@ -118,7 +118,8 @@ def _without_majority(status: Status, names: dict[str, str]) -> Iterator[Text]:
         text = (
             f"if they never come back: meshq recover makes this machine's copy the cluster, {tasks_text(held(status))}"
         )
-        yield from labelled("", Text(f"{text}; {others} would join it as new copies"))
+        copies = "a new copy" if len(status.missing) == 1 else "new copies"
+        yield from labelled("", Text(f"{text}; {others} would join it as {copies}"))
 
 
 def labelled(label: str, text: Text) -> list[Text]:

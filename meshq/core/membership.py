@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 
-from meshq.core.quorum import majority
+from meshq.core.quorum import is_majority, majority
 
 RosterKey = tuple[int, int, int, str, int]
 
@@ -85,7 +85,7 @@ def next_change(roster: Roster, leader: str, nodes: Collection[Candidate], repli
     by_id = {node.node: node for node in nodes}
     others = [by_id[member] for member in roster.members if member != leader and member in by_id]
     for node in others:
-        if node.leaving:
+        if node.leaving and can_do_without(roster, leader, node.node, nodes):
             return roster.without_member(node.node)
     if len(roster.members) < replicas:
         for node in sorted(_spare(roster, nodes), key=lambda node: node.node):
@@ -95,6 +95,15 @@ def next_change(roster: Roster, leader: str, nodes: Collection[Candidate], repli
     if silent and _is_better_without(roster, silent, _spare(roster, nodes)):
         return roster.without_member(silent[-1].node)
     return None
+
+
+def can_do_without(roster: Roster, leader: str, node: str, nodes: Collection[Candidate]) -> bool:
+    """Whether those who stay are there in a majority of the roster without this node.
+
+    Otherwise it had better stay on it: it may be back before those who are missing, and then makes a majority again.
+    """
+    there = {leader, *(other.node for other in nodes if other.alive and not other.leaving)} - {node}
+    return is_majority(there, roster.without_member(node).members)
 
 
 def _spare(roster: Roster, nodes: Collection[Candidate]) -> list[Candidate]:

@@ -132,8 +132,8 @@ class Daemon:
         self._troubles = [*(at for at in self._troubles if at > now - TROUBLES_S), now]
         if len(self._troubles) > TROUBLES_MAX:
             raise StoreError(
-                f"{self.data_dir}: what was written there was spoilt {len(self._troubles)} times in a few minutes; "
-                "replace the disk, or choose another with --data-dir"
+                f"{self.data_dir}: the node here had to begin anew {len(self._troubles)} times in a few minutes; see "
+                "the warnings above, and if its disk fails, choose another with --data-dir"
             )
 
     def _move_out(self, waiting: int) -> None:

@@ -119,8 +119,6 @@ class Explain:
         return tuple(sorted(followers | {me}))
 
     def _standpoint(self, node: str, leader: str | None) -> Standpoint:
-        peer = self._peers.book.get(node)
-        name = self._peers.name_of(node)
         members = self._replicator.roster.members
         role = "leader" if node == leader else "replica" if node in members else "worker"
         return Standpoint(

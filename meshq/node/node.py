@@ -18,7 +18,7 @@ from meshq.core.quorum import majority
 from meshq.core.reports import Event, Health, NodeView
 from meshq.core.requests import Get, Got, Heartbeat, HeartbeatAnswer, ResultsTaken, SubmitResult, TaskInfo
 from meshq.core.split import Patience, Split
-from meshq.errors import Malformed, MeshqError, StoreError
+from meshq.errors import Conflict, Malformed, MeshqError, StoreError
 from meshq.node import journal
 from meshq.node.counters import Counters
 from meshq.node.courier import Courier
@@ -241,6 +241,9 @@ class Node:
             try:
                 timeout_s = min(left_s, LEAVE_TRY_S)
                 await self._world.transport.request(leader, Leave(genesis=roster.genesis), timeout_s=timeout_s)
+            except Conflict as error:
+                journal.warn("stays", str(error))
+                return
             except MeshqError as error:
                 self.counters.add("leave_failed", str(error))
                 await self.elector.changed.after(count, min(left_s, 0.2))

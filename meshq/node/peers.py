@@ -106,10 +106,14 @@ class Peers:
             if peer.hello is not None and not peer.hello.fresh and self._elector.alive(node)
         ]
 
+    def called(self, node: str) -> str:
+        """A node's name; empty if it never told one."""
+        peer = self.book.get(node)
+        return self._describe().name if node == self._me else peer.name if peer is not None else ""
+
     def name_of(self, node: str) -> str:
         """What people call a node: its name and the end of its id."""
-        peer = self.book.get(node)
-        name = self._describe().name if node == self._me else peer.name if peer is not None else ""
+        name = self.called(node)
         return f"{name} ({short(node)})" if name else short(node)
 
     def boot_of(self, node: str) -> str:

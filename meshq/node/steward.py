@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from meshq.config import Config
 from meshq.core import quorum
-from meshq.core.membership import Candidate, Roster, next_change
+from meshq.core.membership import Candidate, Roster, can_do_without, next_change
 from meshq.core.ports import Clock
 from meshq.core.split import Term
 from meshq.errors import Conflict, NotLeader
@@ -75,8 +75,12 @@ class Steward:
         """Takes a node off the roster that stops in order; returns when that is committed.
 
         Raises:
+            Conflict: Too few of the others are there.
             NotLeader: The leadership ended before.
         """
+        roster = self._replicator.roster
+        if node in roster.members and not can_do_without(roster, self._me, node, self._candidates()):
+            raise Conflict(f"{self._peers.name_of(node)} stays on the roster: the others are no majority without it")
         self._leaving[node] = self._peers.boot_of(node)
         await self._until_off(node)
 

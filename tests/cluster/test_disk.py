@@ -14,9 +14,7 @@ import pytest
 
 from tests.cluster.conftest import MakeCluster
 from tests.cluster.daemon import Daemon
-from tests.cluster.disks import ids_done, submit, told, wait_in_sync, wait_new_id
-
-SMALL = ("--slots", "1")
+from tests.cluster.disks import SMALL, ids_done, submit, told, wait_in_sync, wait_new_id
 
 # -- disks -----------------------------------------------------------------------------------------------
 
@@ -131,7 +129,7 @@ def test_a_full_disk_without_others_is_said_and_waits_for_room(disks: Disks, clu
     one = cluster(1, options=SMALL)
     (daemon,) = one.daemons
     one.wait_leader(daemon, one.ids[0])
-    ids = submit(daemon, 3, 1000)
+    ids = submit(daemon, 3, 0.01)
     one.wait_done(daemon, 3, 30)
 
     filler = fill(disk)
@@ -141,7 +139,7 @@ def test_a_full_disk_without_others_is_said_and_waits_for_room(disks: Disks, clu
 
     filler.unlink()
     one.wait_leader(daemon, one.ids[0], 30)
-    ids |= submit(daemon, 3, 1000)
+    ids |= submit(daemon, 3, 0.01)
     one.wait_done(daemon, 6, 30)
     assert ids <= ids_done(daemon)
 
@@ -154,7 +152,7 @@ def test_a_full_disk_without_others_is_said_and_waits_for_room(disks: Disks, clu
 
 
 def _refusal(daemon: Daemon) -> str:
-    answer = daemon.cli("submit", "primes", "1000", "--count", "200")
+    answer = daemon.cli("submit", "pause", "0.01", "--count", "200")
     return answer.err if answer.code != 0 and "full" in answer.err else ""
 
 

@@ -17,6 +17,7 @@ from tests.sim.machine import Machine
 from tests.sim.world import SimWorld
 
 KEY = ", ".join(feed.TASK_KEY)
+ANSWER_S = 60.0  # how long an answer may be under way
 Outcome = tuple[str, bytes | None, bytes | None]
 
 
@@ -40,7 +41,7 @@ class Checker:
         self.world = world
         self.told = Told()
         self.on_moment: Callable[[Machine, str], None] = lambda machine, moment: None
-        self.ledger = Ledger(self.fail, lambda machine, moment: self.on_moment(machine, moment))
+        self.ledger = Ledger(lambda: world.loop.now, self.fail, lambda machine, moment: self.on_moment(machine, moment))
         self.ledger.on_moved = self._on_moved
         self.lost = 0
         self.changed = 0
@@ -80,12 +81,23 @@ class Checker:
             self.told.shown.setdefault(view.id, set()).add(outcome)
         if not view.majority:
             return
+        if has_result:
+            self._look_for_copies(view.id, outcome, cluster)
         known = self.told.outcomes.get((cluster, view.id))
         if known is None and has_result:
             self.told.outcomes[cluster, view.id] = outcome
         elif known is not None and (known != outcome if has_result else known[:2] != outcome[:2]):
             self.changed += 1
             self.fail(f"task {view.id[-8:]} was shown as {known}, and now as {outcome}")
+
+    def _look_for_copies(self, task: str, outcome: Outcome, cluster: str) -> None:
+        """What is shown as finished under a majority is on the disks of one."""
+        sql = "SELECT state, error, result FROM tasks WHERE id = ? AND rank = 1"
+        found = [machine.disk.rows(sql, (task,)) for machine in self.world.machines.values()]
+        holders = found.count([outcome])
+        needed = self.ledger.least_majority(cluster, self.world.loop.now - ANSWER_S)
+        if holders < needed and ("tasks", task) not in self.ledger.purged:
+            self.fail(f"task {task[-8:]} was shown as {outcome[0]} under a majority; {holders} disks have it")
 
     def _on_moved(self, machine: Machine) -> None:
         """Its cluster became part of another: a task that both were given may have another outcome there."""

@@ -12,6 +12,7 @@ from typing import Any
 from meshq.store import feed
 from meshq.store.database import Connection
 from meshq.store.inline import InlineDatabase, memory_connection
+from meshq.store.rows import unpack_members
 from meshq.store.schema import OUTBOX, PROMISE, QUEUE
 
 DISK_S = (0.0001, 0.001)
@@ -145,6 +146,11 @@ class Disk:
         """The cluster whose roster is here; empty where there is none."""
         rows = self.rows("SELECT genesis FROM roster")
         return str(rows[0][0]) if rows else ""
+
+    def roster_size(self) -> int:
+        """How many replicas the roster here names."""
+        ((members,),) = self.rows("SELECT members FROM roster")
+        return len(unpack_members(members))
 
     def promised(self) -> tuple[int, str]:
         """The epoch and the holder that were promised."""

@@ -9,7 +9,7 @@ from typing import Any
 from unittest.mock import patch
 
 from meshq.core import membership, quorum
-from meshq.core.events import Effect, Promise, Reply, Send
+from meshq.core.events import Effect, Promise, Reply, Send, Timing
 from meshq.core.lease import Lease
 from meshq.core.mandate import Mandate
 from meshq.core.membership import Candidate, Roster
@@ -143,13 +143,23 @@ def acknowledged_before_the_commit() -> Iterator[None]:
 @contextmanager
 def votes_for_itself_after_a_start() -> Iterator[None]:
     """A voter that has just started makes others wait, and itself not."""
-    honest = Voter.refusal
+    honest, honest_init = Voter.refusal, Lease.__init__
 
     def selfish(self: Voter, candidate: str, vote: Vote, genesis: str, now: float) -> str:
         reason = honest(self, candidate, vote, genesis, now)
         return "" if candidate == self.me and reason == "just_started" else reason
 
-    with patch.object(Voter, "refusal", selfish), patch.object(Voter, "bound_until", lambda self: 0.0):
+    def impatient(
+        self: Lease, me: str, promise: Promise, roster: Roster, timing: Timing, now: float, jitter: Callable[[], float]
+    ) -> None:
+        honest_init(self, me, promise, roster, timing, now, jitter)
+        self.standing.wait_from(now)
+
+    with (
+        patch.object(Voter, "refusal", selfish),
+        patch.object(Voter, "bound_until", lambda self: 0.0),
+        patch.object(Lease, "__init__", impatient),
+    ):
         yield
 
 
@@ -191,7 +201,7 @@ def the_winner_is_refused() -> Iterator[None]:
     def stubborn(self: Lease, sender: str, renew: Renew, now: float) -> list[Effect]:
         promise = self.voter.promise
         if renew.epoch == promise.epoch and promise.holder not in ("", sender):
-            return [Reply(RenewAnswer(followed=False, epoch=promise.epoch, reason="old_epoch"))]
+            return [Reply(RenewAnswer(followed=False, epoch=promise.epoch, reason="promised"))]
         return honest(self, sender, renew, now)
 
     with patch.object(Lease, "_on_renew", stubborn):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from meshq.core.quorum import majority
 from meshq.core.task import FINISHED, State
 from meshq.store import feed
 from tests.sim.disk import Touched
@@ -23,21 +24,27 @@ class Ledger:
     """The books of a world.
 
     Args:
+        now: The true time.
         fail: Is told what is broken.
         moment: Is told what a machine has just written under its own stamp, before anybody else knows: `submit`,
             `claim`, `wait`, `finish`, `purge`, `value` or `roster`.
     """
 
-    def __init__(self, fail: Callable[[str], None], moment: Callable[[Machine, str], None]) -> None:
+    def __init__(
+        self, now: Callable[[], float], fail: Callable[[str], None], moment: Callable[[Machine, str], None]
+    ) -> None:
         self.stamps: dict[tuple[str, int], tuple[Row, Key]] = {}
         self.givers: dict[tuple[str, int, int], set[str]] = {}  # (task, epoch, attempt) -> who wrote that it runs
         self.dropped: set[Row] = set()
+        self.purged: set[Row] = set()
         self._held: dict[str, dict[Row, Key]] = {}
         self._vectors: dict[str, dict[str, int]] = {}
         self._genesis: dict[str, str] = {}
         self._forgiven: dict[str, dict[str, int]] = {}
         self.on_moved: Callable[[Machine], None] = lambda machine: None
         self._rosters: dict[tuple[str, int], str] = {}  # stamp -> whose roster it is
+        self._sizes: dict[str, list[tuple[float, int]]] = {}  # when a cluster's roster was written, and of how many
+        self._now = now
         self._fail = fail
         self._moment = moment
 
@@ -55,6 +62,12 @@ class Ledger:
         if row in self.dropped:
             return frozenset(self._held)
         return frozenset(node for node, rows in self._held.items() if row in rows)
+
+    def least_majority(self, cluster: str, since_s: float) -> int:
+        """The majority of the smallest roster of a cluster that counted at any time since then; 0 if it is unknown."""
+        sizes = self._sizes.get(cluster, [])
+        place = max((at for at, (when_s, _) in enumerate(sizes) if when_s <= since_s), default=0)
+        return majority(min(size for _, size in sizes[place:])) if sizes else 0
 
     # -- after each transaction --------------------------------------------------------------------------
 
@@ -136,7 +149,10 @@ class Ledger:
         if known is None:
             self.stamps[writer, seq] = (row, key)
             if row[0] == "roster":
-                self._rosters[writer, seq] = machine.disk.genesis()
+                genesis = self._rosters[writer, seq] = machine.disk.genesis()
+                self._sizes.setdefault(genesis, []).append((self._now(), machine.disk.roster_size()))
+        if change.state == State.PURGED:
+            self.purged.add(row)
         if row[0] != "tasks":
             return {"roster": "roster"}.get(row[0], "value")
         if change.state in FINISHED:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import itertools
 import selectors
 from collections.abc import Callable, Coroutine, Generator, Mapping
 from typing import Any
@@ -146,14 +145,16 @@ class _NoSelector(selectors.BaseSelector):
         return self._keys
 
 
-_numbers = itertools.count()
-
-
 class CountedTask(asyncio.Task[Any]):
-    """A task whose place in a set does not depend on where it lies in memory: TaskGroup cancels in set order."""
+    """A task whose place in a set does not depend on where it lies in memory: TaskGroup cancels in set order.
 
-    def __init__(self, coro: Generator[Any, Any, Any] | Coroutine[Any, Any, Any], **options: Any) -> None:
-        self._number = next(_numbers)
+    Its number counts on its own loop, so that a seed is the same run whatever ran before it in this process.
+    """
+
+    def __init__(
+        self, number: int, coro: Generator[Any, Any, Any] | Coroutine[Any, Any, Any], **options: Any
+    ) -> None:
+        self._number = number
         super().__init__(coro, **options)
 
     def __hash__(self) -> int:
@@ -171,7 +172,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self.set_task_factory(self._make_task)
 
     def _make_task(self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> asyncio.Task[Any]:
-        task = CountedTask(coro, loop=loop, **options)
+        task = CountedTask(len(self.tasks), coro, loop=loop, **options)
         self.tasks.append(task)
         return task
 

@@ -214,10 +214,13 @@ class Worker:
         assert len(jobs) == 1, f"{self.name} was given {len(jobs)} runs"
         return jobs[0]
 
+    def result(self, *outcomes: Outcome) -> ask.SubmitResult:
+        """What it says of how runs ended."""
+        return ask.SubmitResult(node=self.name, boot=self.boot, outcomes=outcomes)
+
     async def hand_in(self, *outcomes: Outcome) -> ask.ResultsTaken:
         """Hands in how runs ended."""
-        request = ask.SubmitResult(node=self.name, boot=self.boot, outcomes=outcomes)
-        answer: ask.ResultsTaken = await call(self.world, self.node, request)
+        answer: ask.ResultsTaken = await call(self.world, self.node, self.result(*outcomes))
         return answer
 
     def dies(self) -> None:

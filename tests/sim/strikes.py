@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 
 from meshq.core import requests as ask
-from meshq.core.messages import Done
 from meshq.core.split import Kind
 from meshq.node.node import Node
 from tests.sim.checks import Checker
@@ -24,6 +23,7 @@ HEAL_SHARE = 0.3  # of strikes mend the network
 LEADER_SHARE = 0.4  # of strikes hit who leads
 MACHINES_MAX = 7
 FORGET_TRY_S = 5.0
+RECOVER_S = 60.0  # without a leader, though all that is left is up
 # The moments at which an ambush waits: a write of its own, or a message, of the machine that it hits.
 MOMENTS = (
     "finish", "submit", "claim", "wait", "roster", "promise", "prepare", "ready", "go", "leave", "vote", "full",
@@ -60,6 +60,7 @@ class Strikes:
         self._swarm = swarm
         self._ambushes: list[Ambush] = []
         self._over = False
+        self._over_at = 0.0
         self._wall_ahead_ms = 0
         self._stopping: list[asyncio.Task[None]] = []
         self._gone: str | None = None
@@ -84,6 +85,7 @@ class Strikes:
     async def end(self) -> None:
         """Everything heals: clocks are set right, what is down is started, and who never comes back is forgotten."""
         world, self._over = self._world, True
+        self._over_at = world.loop.now
         self._ambushes.clear()
         world.tell("all heals")
         world.network.heal()
@@ -188,20 +190,31 @@ class Strikes:
             self._world.outside(partial(self._world.loop.create_task, self._forget(machine.node)))
 
     async def _forget(self, node: str) -> None:
+        """Tells whoever still counts on it, again and again: a cluster that they join may count on it, too."""
         while True:
             await asyncio.sleep(FORGET_TRY_S)
-            here = [machine for machine in self._left() if machine.serves]
-            if here:
-                asked = self._rng.choice(here)
-                self._world.tell(f"{asked.name} is told to forget {self._world.name(node)}")
-                work = self._world.at(asked.node, lambda running: running.gateway.call(ask.Forget(node=node)))
-                done, _ = await asyncio.wait([work], timeout=FORGET_TRY_S)
-                if done and isinstance(work.result(), Done):
-                    return
-                if self._over and asked.running is not None and asked.running.elector.kind() is Kind.COLD:
-                    # Too few of its cluster are left, so a person makes this copy the cluster.
-                    self._world.tell(f"{asked.name} is told to recover")
-                    await asyncio.wait([self._world.at(asked.node, _recover)], timeout=FORGET_TRY_S)
+            here = [machine for machine in self._left() if machine.serves and node in self._roster_of(machine)]
+            if not here:
+                continue
+            asked = self._rng.choice(here)
+            self._world.tell(f"{asked.name} is told to forget {self._world.name(node)}")
+            work = self._world.at(asked.node, lambda running: running.gateway.call(ask.Forget(node=node)))
+            await asyncio.wait([work], timeout=FORGET_TRY_S)
+            if self._over and self._is_hopeless(asked):
+                # Too few of its cluster are left, so a person makes this copy the cluster.
+                self._world.tell(f"{asked.name} is told to recover")
+                await asyncio.wait([self._world.at(asked.node, _recover)], timeout=FORGET_TRY_S)
+
+    def _is_hopeless(self, machine: Machine) -> bool:
+        """Whether it knows no majority's leader, and waited for one for long enough since all that is left is up."""
+        running, waited_s = machine.running, self._world.loop.now - self._over_at
+        if running is None or running.elector.majority_leader() is not None:
+            return False
+        return running.elector.kind() is Kind.COLD or waited_s >= RECOVER_S
+
+    @staticmethod
+    def _roster_of(machine: Machine) -> tuple[str, ...]:
+        return machine.running.replicator.roster.members if machine.running is not None else ()
 
     # -- the network -------------------------------------------------------------------------------------
 

@@ -171,6 +171,13 @@ def test_recover_shows_what_would_be_and_asks(tmp_path: Path, twin: Twin, answer
     assert recovered(twin)
 
 
+def test_one_machine_is_spoken_of_as_one(tmp_path: Path, twin: Twin) -> None:
+    split(twin, "cold", BETA.id)
+    assert "beta 3c6df59e would join it as a new copy" in flat(meshq(tmp_path, "status")[1])
+    said = flat(meshq(tmp_path, "recover", typed="n\n")[2])
+    assert "beta 3c6df59e joins it as a new copy when it comes back, what only it holds is merged." in said
+
+
 @pytest.mark.parametrize("answer", ["n\n", "\n", "maybe\n", "yn\n"])
 def test_whatever_is_no_yes_changes_nothing(tmp_path: Path, twin: Twin, answer: str) -> None:
     split(twin, "cold", BETA.id)

@@ -92,7 +92,12 @@ def test_nobody_joins_a_full_roster() -> None:
 
 
 def test_who_leaves_goes_first_and_makes_room() -> None:
-    assert change(THREE, node("b", leaving=True), node("d"), replicas=3) == ("a", "c")
+    assert change(THREE, node("b", leaving=True), node("c"), node("d"), replicas=3) == ("a", "c")
+
+
+def test_who_leaves_stays_on_the_roster_if_too_few_of_the_others_are_there() -> None:
+    assert change(THREE, node("b", leaving=True), node("c", alive=False)) is None
+    assert change(replace(THREE, members=("a", "b")), node("b", leaving=True)) == ("a",)
 
 
 def test_a_leader_never_removes_itself() -> None:
