@@ -121,9 +121,7 @@ class Explain:
     def _standpoint(self, node: str, leader: str | None) -> Standpoint:
         members = self._replicator.roster.members
         role = "leader" if node == leader else "replica" if node in members else "worker"
-        return Standpoint(
-            node=node, name=peer.name if peer is not None else name, role=role, why=self._why(node, leader)
-        )
+        return Standpoint(node=node, name=self._peers.called(node), role=role, why=self._why(node, leader))
 
     def _why(self, node: str, leader: str | None) -> str:
         """Why a node does not lead, or how it came to."""

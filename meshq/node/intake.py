@@ -87,7 +87,10 @@ class Intake:
         await self._replicator.commit(seq, self._dispatcher.term)
         self._waiters.wake([found])
         shown, committed = self._replicator.shown(), dict(self._replicator.committed)
-        return (await self._replicator.database.read(lambda conn: queue.views(conn, [found], shown, committed)))[0]
+        views = await self._replicator.database.read(
+            lambda conn: queue.views(conn, [found], shown, committed, with_result=True)
+        )
+        return views[0]
 
     async def retry(self, request: Retry) -> Submitted:
         """A new task like a finished one, whose id it names.

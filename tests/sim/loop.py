@@ -151,9 +151,7 @@ class CountedTask(asyncio.Task[Any]):
     Its number counts on its own loop, so that a seed is the same run whatever ran before it in this process.
     """
 
-    def __init__(
-        self, number: int, coro: Generator[Any, Any, Any] | Coroutine[Any, Any, Any], **options: Any
-    ) -> None:
+    def __init__(self, number: int, coro: Generator[Any, Any, Any] | Coroutine[Any, Any, Any], **options: Any) -> None:
         self._number = number
         super().__init__(coro, **options)
 

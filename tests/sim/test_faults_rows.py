@@ -100,9 +100,7 @@ async def asleep_for_five_weeks(world: SimWorld, checker: Checker) -> None:
     await asyncio.sleep(2.0)
     world.sleep(third)
     await worker.hand_in(done(await worker.one(20.0)))
-    await world.until(
-        "it is forgotten", lambda: not states(world, first) and not states(world, second), within_s=600.0
-    )
+    await world.until("it is forgotten", lambda: not states(world, first) and not states(world, second), within_s=600.0)
     world.wake(third)
     await asyncio.sleep(30.0)
     assert states(world, third) == {}, f"it brought back what is over: {states(world, third)}"
