@@ -37,6 +37,8 @@ from meshq.worker.pool import ChildPool
 STOPPED_AT_ONCE = 130
 EVENTS_KEPT = 30
 ADDRESSES_S = 2.0
+# The news of a roster without this node comes with the leader's next hello.
+LEFT_S, LOOK_S = 5.0, 0.2
 # Lives that end in trouble one after the other: a disk that spoils what is written to it is of no use.
 TROUBLES_MAX = 3
 TROUBLES_S = 600.0
@@ -205,12 +207,23 @@ class Daemon:
                 # In trouble there is nothing to hand over: this id is not to be used for one more word.
                 if not self._trouble:
                     await node.stop()
+                    self._leaving = self._leaving and await self._has_left(node)
                 for task in [*background, *ends]:
                     task.cancel()
         finally:
             await server.close()
         if not self._trouble:
             journal.tell("stopped", "stopped")
+
+    async def _has_left(self, node: Node) -> bool:
+        """Whether the others have taken this node off the roster; what it holds may be the last copy until then."""
+        copy, deadline = node.replicator, self.clock.boot_s() + LEFT_S
+        while node.me in copy.roster.members and (left_s := deadline - self.clock.boot_s()) > 0:
+            await copy.changed.after(copy.changed.count, min(left_s, LOOK_S))
+        if node.me not in copy.roster.members:
+            return True
+        journal.warn("not_left", "this node is on the roster still, so its data stays; meshq up brings it back")
+        return False
 
     def _on_stop(self, leave: bool = False) -> None:
         self._leaving |= leave

@@ -38,11 +38,21 @@ _DAMAGE_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _DISK_CODES = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN})
 
 
-def _code(error: sqlite3.Error) -> int:
+# SQLite's text about a damaged schema may hold what is no text.
+_ERRORS = (sqlite3.Error, UnicodeDecodeError)
+
+
+def _code(error: Exception) -> int:
+    if isinstance(error, UnicodeDecodeError) or str(error).startswith("Could not decode to UTF-8"):
+        return sqlite3.SQLITE_CORRUPT  # what was stored was text
     return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
 
 
-def _translated(error: sqlite3.Error, where: str) -> MeshqError:
+def _is_the_stores(error: Exception) -> bool:
+    return isinstance(error, _ERRORS) and _code(error) in _STORE_CODES
+
+
+def _translated(error: Exception, where: str) -> MeshqError:
     code = _code(error)
     if code == sqlite3.SQLITE_FULL:
         return DiskFull(f"{where}: the disk is full; nothing was kept: make room there, or use another machine")
@@ -71,7 +81,7 @@ class _Change(Generic[T]):
         try:
             self.result = self.work(conn)
         except Exception as error:  # whatever it is, it belongs to the caller of write(), on the other thread
-            if isinstance(error, sqlite3.Error) and _code(error) in _STORE_CODES:
+            if _is_the_stores(error):
                 raise
             conn.execute("ROLLBACK TO change")
             self.error = error
@@ -94,7 +104,7 @@ def _commit(changes: list[_Change[Any]], where: str, conn: Connection) -> None:
         conn.execute("COMMIT")
         for change in changes:
             change.committed = True
-    except sqlite3.Error as error:
+    except _ERRORS as error:
         for change in changes:
             change.error = change.error or _translated(error, where)
     finally:
@@ -112,8 +122,8 @@ def _snapshot(work: Callable[[Connection], T], where: str, conn: Connection) -> 
     try:
         conn.execute("BEGIN")
         return work(conn)
-    except sqlite3.Error as error:
-        if _code(error) in _STORE_CODES:
+    except _ERRORS as error:
+        if _is_the_stores(error):
             raise _translated(error, where) from error
         raise
     finally:
@@ -248,7 +258,7 @@ def _prepare(path: Path, schema: Schema) -> None:
                 raise CorruptDatabase(f"{path}: is damaged: it lacks {', '.join(sorted(missing))}")
     except OSError as error:
         raise disk_error(path.parent, error) from error
-    except sqlite3.Error as error:
+    except _ERRORS as error:
         raise _translated(error, str(path)) from error
 
 
@@ -318,7 +328,7 @@ class Database(BaseDatabase):
             self._links.push_async_callback(connection.close)
             link = _Link(connection)
             await link.hop(set_up)
-        except sqlite3.Error as error:
+        except _ERRORS as error:
             raise _translated(error, self._where) from error
         return link
 
@@ -350,7 +360,7 @@ class Database(BaseDatabase):
             iterator = await link.hop(begin)
             while (step := await link.hop(lambda _: next(iterator, _END))) is not _END:
                 yield cast(T, step)
-        except sqlite3.Error as error:
+        except _ERRORS as error:
             with self._watched():
                 raise _translated(error, self._where) from error
         finally:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from meshq.core.ids import is_id
 from meshq.errors import StoreError
+from meshq.store import meta
 from meshq.store.database import Connection
 from meshq.store.files import disk_error, sync_folder
 
@@ -122,30 +123,23 @@ def why_not_the_node(noted: Noted, found: Noted) -> str:
 
 def read_noted(conn: Connection) -> Noted:
     """What the database notes about itself."""
-    facts = dict(conn.execute("SELECT key, value FROM meta"))
-    return Noted(**{key: facts.get(key, "") for key in _NOTED})
+    return Noted(**{key: meta.get(conn, key) or "" for key in _NOTED})
 
 
 def write_noted(conn: Connection, noted: Noted) -> None:
     """Notes it."""
-    _set(conn, {key: getattr(noted, key) for key in _NOTED})
+    for key in _NOTED:
+        meta.put(conn, key, getattr(noted, key))
 
 
 def read_running(conn: Connection) -> bool:
     """Whether the database was left without a stop in order."""
-    return conn.execute("SELECT 1 FROM meta WHERE key = ?", (_RUNNING,)).fetchone() is not None
+    return meta.get(conn, _RUNNING) is not None
 
 
 def write_running(conn: Connection, running: bool) -> None:
     """Notes that a daemon runs on it from now on, or that it has stopped in order."""
     if running:
-        _set(conn, {_RUNNING: "1"})
+        meta.put(conn, _RUNNING, "1")
     else:
-        conn.execute("DELETE FROM meta WHERE key = ?", (_RUNNING,))
-
-
-def _set(conn: Connection, facts: dict[str, str]) -> None:
-    conn.executemany(
-        "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-        list(facts.items()),
-    )
+        meta.delete(conn, _RUNNING)

@@ -91,6 +91,52 @@ def test_a_database_set_back_to_an_old_snapshot_is_another_node(cluster: MakeClu
     assert ids_done(first) == ids_done(third) == ids
 
 
+# -- left for good ---------------------------------------------------------------------------------------
+
+
+def test_who_left_for_good_comes_back_as_a_new_node(cluster: MakeCluster) -> None:
+    three = cluster(3, options=SMALL)
+    first, second, third = three.daemons
+    three.wait_leader(third, three.ids[0], 30)
+    three.wait_replicas(third, 3)
+    ids = submit(third, 60)
+    assert third.ask("leave", "--yes", timeout_s=60)["left"]
+    (left,) = third.data_dir.glob("left-*")
+    assert (left / "node-id").read_text().strip() == three.ids[2]
+    assert (left / "queue.db").stat().st_size > 0
+    three.wait_status(
+        second,
+        lambda status: all(node["role"] == "worker" for node in status["nodes"] if node["id"] == three.ids[2]),
+        20,
+        "the one that left is no replica",
+    )
+
+    third.start()
+    now = three.wait_answer(third)["node"]
+    assert now not in three.ids
+    wait_in_sync(three, first, now)
+    three.wait_done(second, 60, 60)
+    assert ids_done(third) == ids
+
+
+def test_the_last_copy_stays_when_its_node_is_to_leave(cluster: MakeCluster) -> None:
+    two = cluster(2, options=SMALL)
+    first, second = two.daemons
+    two.wait_leader(second, two.ids[0], 30)
+    two.wait_replicas(second, 2)
+    ids = submit(second, 20)
+    two.wait_done(second, 20, 40)
+    second.kill9()
+    # Refused at once where the loss has shown already, else when nobody takes it off the roster.
+    answer = first.cli("leave", "--yes", timeout_s=60)
+    assert answer.code != 0
+    assert not list(first.data_dir.glob("left-*"))
+    if not first.alive():
+        first.start()
+    assert two.wait_answer(first)["node"] == two.ids[0]
+    assert ids_done(first) == ids
+
+
 # -- the wall clock --------------------------------------------------------------------------------------
 
 
@@ -139,18 +185,20 @@ def test_a_wall_clock_that_jumps_changes_nothing(cluster: MakeCluster, clocks: W
         clocks.start(index, three.start_next)
     three.wait_leader(three.daemons[2], three.ids[0], 30)
     three.wait_replicas(three.daemons[2], 3)
-    ids = submit(three.daemons[2], 250)
-    before = three.wait_done(three.daemons[2], 10, 60)
+    ids = submit(three.daemons[2], 150)
+    before = three.wait_status(
+        three.daemons[2], lambda status: status["leader"] and status["tasks"]["done"] > 4, 60, "the work has begun"
+    )
     leader = three.daemon(before["leader"])
     second, third = (daemon for daemon in three.daemons if daemon is not leader)
 
     # The leader's goes forward and then far back, so that a lease or a claim timed by it would end early, or never.
     clocks.set(leader.index, +5)
     clocks.set(second.index, -7)
-    three.wait_done(third, 60, 60)
+    three.wait_done(third, 30, 60)
     clocks.set(leader.index, -5)
     clocks.set(third.index, -12)
-    before = three.wait_done(third, 120, 60)
+    before = three.wait_done(third, 60, 60)
     assert before["tasks"]["pending"] > 0, "the queue was empty before the clocks had jumped"
     node = three.ids[leader.index]
     leader.kill9()
@@ -161,8 +209,8 @@ def test_a_wall_clock_that_jumps_changes_nothing(cluster: MakeCluster, clocks: W
     clocks.start(leader.index, leader.start)
     assert three.wait_answer(leader)["node"] == node
     wait_in_sync(three, third, node)
-    more = submit(second, 60)
-    three.wait_done(third, 310, 90)
+    more = submit(second, 30)
+    three.wait_done(third, 180, 90)
     assert ids_done(second) == ids_done(leader) == ids | more
     with Client(third.data_dir) as client:
         workers = {record.worker for record in client.tasks() if record.id in more}

@@ -2,51 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from meshq.errors import CorruptDatabase
-from meshq.store.database import BaseDatabase, Connection, Database
-from meshq.store.inline import InlineDatabase, memory_connection
-
-
-@pytest.fixture(params=["file", "inline"])
-async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[BaseDatabase]:
-    opened: BaseDatabase
-    if request.param == "file":
-        opened = await Database.open(tmp_path / "queue.db")
-    else:
-        opened = InlineDatabase(memory_connection(), lambda: asyncio.sleep(0))
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
-async def on_disk(tmp_path: Path) -> AsyncIterator[Database]:
-    opened = await Database.open(tmp_path / "queue.db")
-    yield opened
-    await opened.close()
-
-
-def keys(conn: Connection) -> list[str]:
-    return [key for (key,) in conn.execute("SELECT key FROM meta ORDER BY key")]
-
-
-def writing(key: str, database: BaseDatabase, error: Exception | None = None) -> asyncio.Future[str]:
-    def work(conn: Connection) -> str:
-        conn.execute("INSERT INTO meta (key, value) VALUES (?, '')", (key,))
-        if error is not None:
-            raise error
-        return key
-
-    return asyncio.ensure_future(database.write(work))
-
-
-# -- damage ----------------------------------------------------------------------------------------------
+from meshq.store.database import Connection, Database
 
 
 async def filled(path: Path) -> Database:
@@ -118,4 +81,27 @@ async def test_a_file_without_its_tables_is_refused_at_the_start(tmp_path: Path)
         conn.execute("DROP TABLE vector")
     conn.close()
     with pytest.raises(CorruptDatabase, match="it lacks roster, vector"):
+        await Database.open(path)
+
+
+async def test_text_that_is_none_any_more_is_damage(tmp_path: Path) -> None:
+    path = tmp_path / "queue.db"
+    database = await filled(path)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"x" * 100, b"\xff" * 100, 1))
+    told: list[str] = []
+    database.on_corrupt = lambda: told.append("corrupt")
+    with pytest.raises(CorruptDatabase, match=r"queue\.db: is damaged: Could not decode"):
+        await database.read(lambda conn: conn.execute("SELECT value FROM meta").fetchall())
+    with pytest.raises(CorruptDatabase, match=r"queue\.db: is damaged: Could not decode"):
+        await database.write(lambda conn: conn.execute("SELECT value FROM meta").fetchall())
+    assert told == ["corrupt", "corrupt"]
+    await database.close()
+
+
+async def test_a_schema_that_is_no_text_is_refused_at_the_start(tmp_path: Path) -> None:
+    path = tmp_path / "queue.db"
+    await (await Database.open(path)).close()
+    path.write_bytes(path.read_bytes().replace(b"CREATE TABLE meta", b"CREATE \xff\xfe\xfd\xfc\xfb meta"))
+    with pytest.raises(CorruptDatabase, match=r"queue\.db: is damaged"):
         await Database.open(path)
