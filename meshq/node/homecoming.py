@@ -64,7 +64,7 @@ class Homecoming:
 
     async def report(self, node: str, tally: Tally) -> None:
         """Says what came home from a node, and keeps that with the queue."""
-        if not tally.tasks and not tally.held:
+        if not (tally.tasks or tally.twice or tally.held):
             return
         at_ms = self._clock.wall_ms()
         merged = len(set(tally.tasks))
