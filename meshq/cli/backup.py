@@ -13,6 +13,7 @@ from meshq.cli import render
 from meshq.cli.common import Command, Local, local_options
 from meshq.cli.copying import copied
 from meshq.store import backup as store
+from meshq.store import files
 
 
 @click.command(cls=Command)
@@ -29,7 +30,7 @@ def backup(local: Local, file: Path, force: bool) -> int:
       meshq backup /mnt/usb/meshq.backup
       meshq backup /mnt/usb/meshq.backup --force
     """
-    queue = local.data_dir / store.QUEUE_FILE
+    queue = local.data_dir / files.QUEUE_FILE
     work = partial(store.backup, queue, file.expanduser(), force=force)
     found = asyncio.run(copied(file, lambda on_progress: work(on_progress=on_progress)))
     if local.as_json:

@@ -19,14 +19,12 @@ from meshq.errors import CorruptDatabase, StoreError
 from meshq.node import journal
 from meshq.store import files, identity
 from meshq.store.database import Connection, Database
+from meshq.store.files import OUTBOX_FILE, PROMISE_FILE, QUEUE_FILE
 from meshq.store.identity import Noted
 from meshq.store.outbox import Outbox
 from meshq.store.promise import PromiseStore
 from meshq.store.schema import OUTBOX, PROMISE, QUEUE
 
-QUEUE_FILE: Final = "queue.db"
-PROMISE_FILE: Final = "promise.db"
-OUTBOX_FILE: Final = "outbox.db"
 _KINDS: Final = {QUEUE_FILE: (QUEUE, 2), PROMISE_FILE: (PROMISE, 0), OUTBOX_FILE: (OUTBOX, 1)}
 TIME_DIGITS: Final = 12  # of an id, from its beginning
 # What each held, and what its loss means.
@@ -247,11 +245,7 @@ def move_out(data_dir: Path, clock: Clock, *, waiting: int) -> Path:
     Raises:
         DiskFull, DiskFailed: It can't be written; with the path.
     """
-    name, number = f"left-{files.stamp(clock.wall_ms())}", 1
-    folder = data_dir / name
-    while folder.exists():
-        number += 1
-        folder = data_dir / f"{name}-{number}"
+    folder = files.free_path(data_dir / f"left-{files.stamp(clock.wall_ms())}")
     try:
         folder.mkdir(mode=0o700)
     except OSError as error:

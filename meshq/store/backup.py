@@ -15,13 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from meshq.errors import Conflict, CorruptDatabase, DiskFull, MeshqError, NewerDatabase, NotFound, StoreError
+from meshq.errors import Conflict, CorruptDatabase, DiskFull, MeshqError, NotFound, StoreError
 from meshq.store import files, identity, lock
 from meshq.store.database import BUSY_S, Connection
-from meshq.store.schema import QUEUE, migrate
+from meshq.store.files import PROMISE_FILE, QUEUE_FILE
+from meshq.store.schema import QUEUE, migrate, version_of
 
-QUEUE_FILE = "queue.db"
-PROMISE_FILE = "promise.db"
 PAGES_PER_STEP = 1024
 # No file has this inode: whoever finds it noted knows that the database is a copy.
 RESTORED = "restored"
@@ -148,10 +147,7 @@ def _keep(queue: Path) -> Path | None:
             # What is in the journal goes into the file, which is complete without it then. A damaged one keeps it.
             conn.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     beside = [suffix for suffix in files.BESIDE if queue.with_name(queue.name + suffix).exists()]
-    name, number = f"{queue.name}.replaced", 1
-    while any(queue.with_name(name + suffix).exists() for suffix in ("", *files.BESIDE)):
-        number += 1
-        name = f"{queue.name}.replaced-{number}"
+    name = files.free_path(queue.with_name(f"{queue.name}.replaced"), ("", *files.BESIDE)).name
     try:
         for suffix in (*beside, *([""] if queue.exists() else [])):
             os.link(queue.with_name(queue.name + suffix), queue.with_name(name + suffix))
@@ -207,12 +203,7 @@ def _check_file(file: Path) -> None:
 def _check_queue(conn: Connection, path: Path) -> None:
     """Whether this is a queue, of this or an earlier version."""
     migrations = QUEUE.migrations()
-    (version,) = conn.execute("PRAGMA user_version").fetchone()
-    if version > len(migrations):
-        raise NewerDatabase(
-            f"{path}: is of version {version}, and this meshq knows versions up to {len(migrations)}; "
-            "upgrade meshq on this machine"
-        )
+    version = version_of(conn, len(migrations), str(path))
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as model:
         for sql in migrations[:version]:
             model.executescript(sql)

@@ -6,6 +6,8 @@ from meshq.store import fullcopy, meta
 from meshq.store.database import Connection
 from meshq.store.rows import pack_members
 
+DISSOLVED = "dissolved"  # the fact that tells which cluster this copy came from
+
 
 def dissolve(conn: Connection, into: str) -> None:
     """This database's cluster becomes part of another: its rows are kept, and every row of the other goes before them.
@@ -29,4 +31,4 @@ def dissolve(conn: Connection, into: str) -> None:
         (into, pack_members(())),
     )
     fullcopy.forget(conn)
-    meta.put(conn, "dissolved", row[0] if row else "")
+    meta.put(conn, DISSOLVED, row[0] if row else "")

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 from meshq.errors import DiskFailed, DiskFull, StoreError
 
+# The databases of a data directory.
+QUEUE_FILE: Final = "queue.db"
+PROMISE_FILE: Final = "promise.db"
+OUTBOX_FILE: Final = "outbox.db"
 # Beside a database in WAL mode; they belong to it, and hold part of what it holds.
 BESIDE = ("-wal", "-shm")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -42,6 +48,15 @@ def is_there(path: Path) -> bool:
         return False
 
 
+def free_path(path: Path, suffixes: Sequence[str] = ("",)) -> Path:
+    """This path, or the first one with a number behind it, under which nothing is there with any of these suffixes."""
+    free, number = path, 1
+    while any(free.with_name(free.name + suffix).exists() for suffix in suffixes):
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
+
+
 def set_aside(path: Path, name: str, *, folder: Path | None = None) -> Path | None:
     """Renames a database with what is beside it. Nothing is ever overwritten or deleted.
 
@@ -59,10 +74,7 @@ def set_aside(path: Path, name: str, *, folder: Path | None = None) -> Path | No
     suffixes = [suffix for suffix in ("", *BESIDE) if path.with_name(path.name + suffix).exists()]
     if not suffixes:
         return None
-    target, number = (folder or path.parent) / name, 1
-    while any(target.with_name(target.name + suffix).exists() for suffix in ("", *BESIDE)):
-        number += 1
-        target = target.with_name(f"{name}-{number}")
+    target = free_path((folder or path.parent) / name, ("", *BESIDE))
     try:
         for suffix in suffixes:
             path.with_name(path.name + suffix).rename(target.with_name(target.name + suffix))

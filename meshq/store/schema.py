@@ -48,14 +48,29 @@ def migrate(conn: sqlite3.Connection, schema: Schema, where: str) -> None:
         StoreError: It belongs to another program.
     """
     migrations = schema.migrations()
-    (version,) = conn.execute("PRAGMA user_version").fetchone()
-    if version > len(migrations):
-        raise NewerDatabase(
-            f"{where}: is of version {version}, and this meshq knows versions up to {len(migrations)}; "
-            "upgrade meshq on this machine"
-        )
+    version = version_of(conn, len(migrations), where)
     if version == 0 and conn.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
         raise StoreError(f"{where}: is a database of another program")
     for number, sql in enumerate(migrations[version:], version + 1):
         # One script is one transaction: a crash leaves the old version whole.
         conn.executescript(f"BEGIN IMMEDIATE;\n{sql}\nPRAGMA user_version = {number};\nCOMMIT;")
+
+
+def version_of(conn: sqlite3.Connection, known: int, where: str) -> int:
+    """The version of a database; 0 for a new one, or one of another program.
+
+    Args:
+        conn: To it.
+        known: The newest version that this program knows.
+        where: The file's path, for messages.
+
+    Raises:
+        NewerDatabase: A newer program wrote it.
+    """
+    (version,) = conn.execute("PRAGMA user_version").fetchone()
+    if version > known:
+        raise NewerDatabase(
+            f"{where}: is of version {version}, and this meshq knows versions up to {known}; "
+            "upgrade meshq on this machine"
+        )
+    return int(version)

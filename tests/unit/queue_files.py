@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from meshq.core.ids import uuid7
-from meshq.store import backup, identity, peers
+from meshq.store import files, identity, peers
 from meshq.store.schema import QUEUE, migrate
 
 NODE = uuid7(1, 1)
@@ -34,7 +34,7 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
 def made(data_dir: Path, node: str, tasks: int, payload_bytes: int = 100) -> Path:
     """A data directory as a daemon leaves it."""
     data_dir.mkdir(exist_ok=True)
-    queue = data_dir / backup.QUEUE_FILE
+    queue = data_dir / files.QUEUE_FILE
     with opened(queue) as conn:
         conn.execute("PRAGMA journal_mode = WAL")
         migrate(conn, QUEUE, str(queue))
@@ -48,7 +48,7 @@ def made(data_dir: Path, node: str, tasks: int, payload_bytes: int = 100) -> Pat
         identity.write_running(conn, running=True)
         conn.execute("COMMIT")
     identity.write_id(data_dir, node)
-    (data_dir / backup.PROMISE_FILE).write_bytes(b"a promise")
+    (data_dir / files.PROMISE_FILE).write_bytes(b"a promise")
     return queue
 
 
@@ -64,7 +64,7 @@ def names(folder: Path) -> set[str]:
 def is_somebodys(data_dir: Path) -> bool:
     """Whether a daemon that starts here goes on under the id that is there."""
     known = identity.read_id(data_dir)
-    queue = data_dir / backup.QUEUE_FILE
+    queue = data_dir / files.QUEUE_FILE
     with opened(queue) as conn:
         here = identity.whereabouts(queue)
         found = identity.Noted(node=known or "", inode=here.inode, machine=here.machine)

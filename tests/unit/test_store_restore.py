@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from meshq.errors import Conflict, CorruptDatabase, NewerDatabase, NotFound, StoreError
-from meshq.store import backup, identity, lock, peers
+from meshq.store import backup, files, identity, lock, peers
 from meshq.store.schema import OUTBOX, QUEUE
 from tests.unit.queue_files import NODE, OTHER, TASK, is_somebodys, made, names, opened, quiet, tasks_in
 
@@ -31,9 +31,9 @@ def test_a_restore_makes_a_new_node_with_the_same_tasks(tmp_path: Path, copy: Pa
     data_dir = tmp_path / "new" / "data"
     copied = backup.restore(copy, data_dir, quiet)
     assert (copied.tasks, copied.aside) == (40, None)
-    queue = data_dir / backup.QUEUE_FILE
+    queue = data_dir / files.QUEUE_FILE
     assert tasks_in(queue) == tasks_in(copy) == [f"{n:032x}" for n in reversed(range(40))]
-    assert names(data_dir) == {backup.QUEUE_FILE, lock.PID_FILE}
+    assert names(data_dir) == {files.QUEUE_FILE, lock.PID_FILE}
     assert stat.S_IMODE(queue.stat().st_mode) == 0o600
     assert not is_somebodys(data_dir)
     with opened(queue) as conn:
@@ -53,7 +53,7 @@ def test_a_copy_of_an_earlier_version_is_brought_to_this_one(tmp_path: Path) -> 
         conn.execute("PRAGMA user_version = 1")
         conn.execute(TASK, ("0" * 32, 0, 1, b""))
     assert backup.restore(old, tmp_path / "data", quiet).tasks == 1
-    with opened(tmp_path / "data" / backup.QUEUE_FILE) as conn:
+    with opened(tmp_path / "data" / files.QUEUE_FILE) as conn:
         assert conn.execute("PRAGMA user_version").fetchone() == (len(QUEUE.migrations()),)
     with opened(old) as conn:
         assert conn.execute("PRAGMA user_version").fetchone() == (1,)
