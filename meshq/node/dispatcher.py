@@ -148,7 +148,7 @@ class Dispatcher:
         if worker.boot != request.boot or request.number <= worker.number:
             self._counters.add("get_late", request.node)
             return Got(epoch=self.epoch)
-        self._replicator.pen_of(self.term)
+        self._replicator.check(self.term)
         worker.number, worker.slots, worker.running = request.number, request.slots, request.slots - request.free
         asking = Asking(request, asyncio.get_running_loop().create_future())
         earlier = self._asking.pop(request.node, None)
@@ -167,7 +167,7 @@ class Dispatcher:
             asking.over = True
             if self._asking.get(request.node) is asking:
                 del self._asking[request.node]
-        self._replicator.pen_of(self.term)
+        self._replicator.check(self.term)
         return Got(epoch=self.epoch, jobs=jobs)
 
     async def heartbeat(self, request: Heartbeat) -> HeartbeatAnswer:
@@ -181,7 +181,7 @@ class Dispatcher:
         if request.tasks is not None:
             worker.tasks = {info.name: info for info in request.tasks}
             self.census.notify()
-        self._replicator.pen_of(self.term)
+        self._replicator.check(self.term)
         return HeartbeatAnswer(epoch=self.epoch, invalid=invalid, tell=worker.tasks is None)
 
     async def submit_result(self, request: SubmitResult) -> ResultsTaken:

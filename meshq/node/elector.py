@@ -63,19 +63,19 @@ class Leadership(Protocol):
         """This node leads its part without a majority, or does so no longer."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Around:
-    """What the elector needs to know of the rest of the node, when no majority's leader is there.
+    """What the elector asks of the rest of the node; each is asked only where its answer matters.
 
     Args:
         peers: The other nodes, every replica among them.
-        in_sync: Whether this copy lately held all that its leader's did.
-        epoch: The highest epoch of a row here, as far as known.
+        is_synced: Whether this copy lately held all that its leader's did.
+        row_epoch: The highest epoch of a row here, as far as known.
     """
 
-    peers: Mapping[str, Peer]
-    in_sync: bool
-    epoch: int
+    peers: Callable[[], Mapping[str, Peer]]
+    is_synced: Callable[[], bool]
+    row_epoch: Callable[[], int]
 
 
 class PromiseStore(Protocol):
@@ -96,7 +96,7 @@ class Elector:
         holdings: What this node holds: its vector and roster.
         counters: Where refusals are counted.
         split: What becomes of this node without a majority; None if it waits for one.
-        around: What the rest of the node knows.
+        around: The rest of the node.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Elector:
         holdings: Callable[[], tuple[dict[str, int], Roster]],
         counters: Counters,
         split: Split | None,
-        around: Callable[[], Around],
+        around: Around,
     ) -> None:
         self.lease = lease
         self.split = split
@@ -246,13 +246,14 @@ class Elector:
             return
         before = split.term
         if leader is not None:
-            split.touch(now, in_sync=self.leads() or self._around().in_sync)
+            split.touch(now, in_sync=self.leads() or self._around.is_synced())
         elif self.lease.bound(now):
             split.step_back()
         else:
-            around = self._around()
-            epoch = max(self._saved_epoch, around.epoch)
-            split.look(self.lease.roster.members, around.peers, epoch=epoch, in_sync=around.in_sync, now=now)
+            split.look(
+                self.lease.roster.members, self._around.peers(), epoch=max(self._saved_epoch, self._around.row_epoch()),
+                in_sync=self._around.is_synced(), now=now,
+            )  # fmt: skip
         if split.term != before and self.leadership is not None:
             self.leadership.on_split(split.term)
 

@@ -270,9 +270,8 @@ class Leadership:
         expected.update(node for node in self._peers.book if self._elector.alive(node))
         expected.update(await self._replicator.database.read(queue.running_workers))
         now, standing = self._clock.boot_s(), self._elector.lease.standing
-        led_s = (
-            self._config.lease_s + self._config.alive_s
-        )  # the last leader was there so long before it counted as lost
+        # So long before it counts as lost, the last leader was there.
+        led_s = self._config.lease_s + self._config.alive_s
         untils = {}
         for node in sorted(expected):
             heard_at = standing.heard_at(node)
@@ -314,8 +313,8 @@ class Leadership:
         return not self._elector.leads()
 
     def _fits(self, node: str) -> bool:
-        peer = self._peers.book.get(node)
-        stopping = peer is not None and peer.hello is not None and peer.hello.stopping
+        hello = self._peers.hello_of(node)
+        stopping = hello is not None and hello.stopping
         return self._replicator.in_sync(node) and self._elector.alive(node) and not stopping
 
     async def _give_back(self, term: Term) -> None:
@@ -338,7 +337,7 @@ class Leadership:
     async def _let_go(self, target: str, term: Term) -> None:
         replicator = self._replicator
         try:
-            replicator.pen_of(term)
+            replicator.check(term)
             async with asyncio.timeout(HANDOVER_WAIT_S):
                 await replicator.quiesce()
                 while not replicator.has_everything(target):
@@ -360,10 +359,19 @@ class Leadership:
         Raises:
             NotLeader: This node does not lead.
         """
+        reign = await self.leading_majority()
+        await reign.steward.leave(node)
+
+    async def leading_majority(self) -> Reign:
+        """The present leadership of a majority, which alone may change the roster.
+
+        Raises:
+            NoLeader: This node leads no majority.
+        """
         reign = await self.leading()
         if reign.term.split:
-            raise NotLeader("there is no majority here that could change the roster")
-        await reign.steward.leave(node)
+            raise NotLeader("there is no majority here that could change the roster; see `meshq recover`")
+        return reign
 
     async def leading(self) -> Reign:
         """The present leadership; waits a moment for the first write of a new one.

@@ -34,7 +34,7 @@ from meshq.node.replicator import Replicator
 from meshq.node.union import Union
 from meshq.node.views import Views
 from meshq.node.waiters import Waiters
-from meshq.store import meta
+from meshq.store import identity
 from meshq.store.database import BaseDatabase
 from meshq.store.outbox import Outbox
 from meshq.store.promise import PromiseStore
@@ -143,7 +143,7 @@ class Node:
             self.me, world.database, world.transport, clock, config, counters, world.copied, self._version
         )
         await self.replicator.load()
-        self._formerly = await world.database.read(lambda conn: meta.get(conn, "formerly") or "")
+        self._formerly = (await world.database.read(identity.read_noted)).formerly
         self.elector = self.replicator.elector = await self._stand_up()
         self._follower = Follower(self.replicator, self.elector, clock, config, counters)
         self.peers = Peers(
@@ -192,10 +192,14 @@ class Node:
         lease = Lease(self.me, promise, self.replicator.roster, timing, started_at, clock.random)
         patience = Patience(split_after_s=config.split_after_s, cold_after_s=config.cold_after_s)
         split = Split(self.me, patience, started_at) if config.without_majority == "survive" else None
+        around = Around(
+            peers=lambda: self.peers.around(started_at),
+            is_synced=lambda: self._follower.is_synced(),
+            row_epoch=lambda: self.replicator.row_epoch,
+        )
         return Elector(
-            lease, world.promises, world.transport, clock, self.replicator.holdings, self.counters, split,
-            lambda: Around(self.peers.around(started_at), self._follower.is_synced(), self.replicator.row_epoch),
-        )  # fmt: skip
+            lease, world.promises, world.transport, clock, self.replicator.holdings, self.counters, split, around
+        )
 
     # -- life --------------------------------------------------------------------------------------------
 
@@ -342,7 +346,7 @@ class Node:
         )
 
     def _version(self) -> int:
-        return self.peers.version()
+        return self.peers.version(self._world.version)
 
     def _myself(self) -> NodeView:
         addresses = self._world.addresses()

@@ -93,18 +93,12 @@ class Peers:
     def fresh(self) -> list[str]:
         """The reachable nodes that belong to no cluster yet and may found one."""
         return [
-            node
-            for node, peer in self.book.items()
-            if peer.hello is not None and peer.hello.fresh and peer.hello.votes and self._elector.alive(node)
+            node for node in self.book if (hello := self.hello_of(node)) is not None and hello.fresh and hello.votes
         ]
 
     def settled(self) -> list[str]:
         """The reachable nodes that belong to a cluster."""
-        return [
-            node
-            for node, peer in self.book.items()
-            if peer.hello is not None and not peer.hello.fresh and self._elector.alive(node)
-        ]
+        return [node for node in self.book if (hello := self.hello_of(node)) is not None and not hello.fresh]
 
     def called(self, node: str) -> str:
         """A node's name; empty if it never told one."""
@@ -118,28 +112,27 @@ class Peers:
 
     def boot_of(self, node: str) -> str:
         """The boot that a node last told; empty if it never did."""
-        peer = self.book.get(node)
-        return peer.hello.boot if peer is not None and peer.hello is not None else ""
+        hello = self.said(node)
+        return hello.boot if hello is not None else ""
 
     def is_apart(self, node: str) -> bool:
         """Whether a node says that it goes on without a majority."""
-        peer = self.book.get(node)
-        return peer is not None and peer.hello is not None and bool(peer.hello.split)
+        hello = self.said(node)
+        return hello is not None and bool(hello.split)
 
     def hears(self, node: str, other: str) -> bool:
         """Whether a node says that another one answers it; this node knows that of itself."""
         if node == self._me:
             return self._elector.alive(other)
-        peer = self.book.get(node)
-        return peer is not None and peer.hello is not None and self._elector.alive(node) and other in peer.hello.hears
+        hello = self.hello_of(node)
+        return hello is not None and other in hello.hears
 
     def around(self, started_at: float) -> dict[str, split.Peer]:
         """Every replica and known node, as the rules of a split see it; silent since `started_at` at most."""
         now = self._clock.boot_s()
         found = {}
         for node in {*self.book, *self._replicator.roster.members} - {self._me}:
-            peer = self.book.get(node)
-            hello = peer.hello if peer is not None else None
+            hello = self.said(node)
             heard_at = self._elector.lease.standing.heard_at(node)
             ours = hello is not None and hello.roster.genesis == self._replicator.roster.genesis
             found[node] = split.Peer(
@@ -162,11 +155,10 @@ class Peers:
             Ambiguous: There are several.
         """
         nodes = sorted({*self.book, *self._replicator.roster.members, self._me})
-        mine = self._describe().name
         fit = [
             node
             for node in nodes
-            if text == (mine if node == self._me else self.book[node].name if node in self.book else "")
+            if text == self.called(node)
             or (len(text) >= ID_CHARS_MIN and (node.startswith(text) or node.endswith(text)))
         ]
         if not fit:
@@ -176,10 +168,14 @@ class Peers:
             raise Ambiguous(f"{text!r} may be {', '.join(self.name_of(node) for node in fit)}: give the id's end")
         return fit[0]
 
+    def said(self, node: str) -> Hello | None:
+        """What a node last said, in whatever time; None if it never did."""
+        peer = self.book.get(node)
+        return peer.hello if peer is not None else None
+
     def hello_of(self, node: str) -> Hello | None:
         """What a live node last said."""
-        peer = self.book.get(node)
-        return peer.hello if peer is not None and self._elector.alive(node) else None
+        return self.said(node) if self._elector.alive(node) else None
 
     def _live(self) -> list[Hello]:
         return [hello for node in sorted(self.book) if (hello := self.hello_of(node)) is not None]
@@ -207,10 +203,10 @@ class Peers:
         """Ids that live nodes had before their databases were copied or lost."""
         return {hello.formerly for hello in self._live() if hello.formerly}
 
-    def version(self) -> int:
-        """What all replicas that were heard speak."""
-        members = [self.book[node].hello for node in self._replicator.roster.members if node in self.book]
-        return min([hello.version for hello in members if hello is not None] + [self._describe().version])
+    def version(self, mine: int) -> int:
+        """What all replicas that were heard speak, and this node, whose version is `mine`."""
+        said = [self.said(node) for node in self._replicator.roster.members]
+        return min([mine, *(hello.version for hello in said if hello is not None)])
 
     async def run(self) -> None:
         """Says hello for ever."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from meshq.core import quorum
-from meshq.errors import Conflict, NoLeader, NotLeader
+from meshq.errors import Conflict, NoLeader
 from meshq.node import journal
 from meshq.node.elector import Elector
 from meshq.node.leadership import Leadership
@@ -64,9 +64,7 @@ class Recovery:
             NotLeader: There is no majority here.
         """
         node = self._peers.find(text)
-        reign = await self._leadership.leading()
-        if reign.term.split:
-            raise NotLeader("there is no majority here that could change the roster; see `meshq recover`")
+        reign = await self._leadership.leading_majority()
         await reign.steward.forget(node)
         self._peers.book.pop(node, None)
         await self._replicator.database.write(lambda conn: peers.forget(conn, node))

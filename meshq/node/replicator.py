@@ -132,10 +132,14 @@ class Replicator:
 
     # -- writing as leader -------------------------------------------------------------------------------
 
-    def pen_of(self, term: Term) -> Pen:
-        """As whom this leadership writes; raises NotLeader if it has ended."""
+    def check(self, term: Term) -> None:
+        """Raises NotLeader if this leadership has ended."""
         if self.elector.term() != term:
             raise NotLeader("the leadership to which this belongs has ended")
+
+    def pen_of(self, term: Term) -> Pen:
+        """As whom this leadership writes; raises NotLeader if it has ended."""
+        self.check(term)
         return Pen(node=self.me, epoch=term.epoch, majority=not term.split, version=self.version())
 
     async def write(self, term: Term, work: Callable[[Connection, Pen], T]) -> tuple[T, int]:
@@ -178,7 +182,7 @@ class Replicator:
             self.vector[self.me] = seq
             self.advance()
             self.changed.notify()
-        self.pen_of(term)
+        self.check(term)
         return result, seq
 
     def _saw_row_of(self, epoch: int) -> None:
@@ -221,7 +225,7 @@ class Replicator:
             NotLeader: The leadership ended before.
         """
         await self.commits.reach(seq, term)
-        self.pen_of(term)
+        self.check(term)
         return self.commits.count_copies(seq, term, self.roster)
 
     def begin(self, term: Term) -> None:

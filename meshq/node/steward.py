@@ -106,7 +106,7 @@ class Steward:
         while node in self._replicator.roster.members and len(self._replicator.roster.members) > 1:
             count = self._changed.count
             await self._changed.after(count, self._config.heartbeat_s)
-            self._replicator.pen_of(self._term)
+            self._replicator.check(self._term)
 
     async def _change(self, roster: Roster) -> None:
         before = self._replicator.roster
@@ -126,8 +126,7 @@ class Steward:
         return [self._candidate(node, former) for node in sorted(nodes)]
 
     def _candidate(self, node: str, former: set[str]) -> Candidate:
-        peer = self._peers.book.get(node)
-        hello = peer.hello if peer is not None else None
+        hello = self._peers.said(node)
         alive = self._elector.alive(node)
         if alive:
             self._forgotten.discard(node)

@@ -12,8 +12,7 @@ from meshq.node.follower import Follower
 from meshq.node.peers import Peers
 from meshq.node.replicator import Replicator
 from meshq.store import feed, meta
-
-DISSOLVED = "dissolved"
+from meshq.store.clusters import DISSOLVED
 
 
 class Union:

@@ -146,10 +146,6 @@ class Agent:
         self._get_backoff.ring()
         self._handin.wake()
 
-    def saw_epoch(self, epoch: int) -> None:
-        """The node knows this epoch; the worker refuses what comes from a lower one."""
-        self.follow_epoch(epoch, split=False)
-
     def follow_epoch(self, epoch: int, *, split: bool) -> None:
         """The node knows this epoch, and works with a majority or in a split.
 

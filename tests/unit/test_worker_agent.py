@@ -163,8 +163,8 @@ def test_runs_of_a_lower_epoch_are_refused() -> None:
 
 def test_an_epoch_that_the_node_knows_counts_too() -> None:
     async def test(world: World, replay: Replay) -> None:
-        world.agent.saw_epoch(6)
-        world.agent.saw_epoch(3)
+        world.agent.follow_epoch(6, split=False)
+        world.agent.follow_epoch(3, split=False)
         await asyncio.sleep(0.95)
         assert not world.pool.begun
 
