@@ -147,20 +147,6 @@ def note(message: str) -> None:
     click.echo(message, err=True)
 
 
-def confirmed(question: str) -> bool:
-    """Whether the user says yes. The question is on stderr; anything but `y` or `yes` means no.
-
-    Raises:
-        click.UsageError: Nobody can answer.
-    """
-    click.echo(f"{question} [y/N] ", nl=False, err=True)
-    answer = sys.stdin.readline() if sys.stdin is not None else ""
-    if not answer:
-        click.echo(err=True)
-        raise click.UsageError("nobody answers here; --yes does it without asking", click.get_current_context())
-    return answer.strip().lower() in ("y", "yes")
-
-
 def on_interrupt(more: str | None) -> None:
     """What Ctrl-C says from now on after `interrupted`; None: nothing at all, since it is the way to end this."""
     click.get_current_context().meta[_INTERRUPTED] = more

@@ -8,9 +8,9 @@ import json
 import click
 
 from meshq.cli import render
-from meshq.cli.common import Command, Local, Number, confirmed, local_options, note
+from meshq.cli.asking import agreed, status_of
+from meshq.cli.common import Command, Local, Number, local_options
 from meshq.cli.stopping import stopped
-from meshq.client.aio import AsyncClient
 from meshq.core.reports import Status
 from meshq.errors import StoreError
 from meshq.store.identity import ID_FILE
@@ -34,11 +34,8 @@ def leave(local: Local, yes: bool, timeout_s: float) -> int:
       meshq leave
       meshq leave --yes
     """
-    if not yes:
-        note(_prospect(asyncio.run(_status(local)), local))
-        if not confirmed("Leave?"):
-            note("nothing was done")
-            return 1
+    if not yes and not agreed(_prospect(asyncio.run(status_of(local)), local), "Leave?"):
+        return 1
     pid = asyncio.run(stopped(local, timeout_s, leave=True))
     if (local.data_dir / ID_FILE).exists():
         raise StoreError(
@@ -49,11 +46,6 @@ def leave(local: Local, yes: bool, timeout_s: float) -> int:
     else:
         click.echo(f"left the cluster and stopped (pid {pid}); what was here is set aside in {local.data_dir}")
     return 0
-
-
-async def _status(local: Local) -> Status:
-    async with AsyncClient(local.data_dir, connect_timeout_s=local.connect_timeout_s) as client:
-        return await client.status()
 
 
 def _prospect(status: Status, local: Local) -> str:

@@ -8,7 +8,8 @@ import json
 import click
 
 from meshq.cli import render
-from meshq.cli.common import Command, Local, confirmed, local_options, note
+from meshq.cli.asking import agreed, status_of
+from meshq.cli.common import Command, Local, local_options
 from meshq.client.aio import AsyncClient
 from meshq.core.reports import Status
 from meshq.errors import Conflict
@@ -29,15 +30,12 @@ def recover(local: Local, yes: bool) -> int:
       meshq recover
       meshq recover --yes
     """
-    found = asyncio.run(_status(local))
+    found = asyncio.run(status_of(local))
     if found.majority:
         leader = render.node_text(found.leader or "", render.node_names(found.nodes))
         raise Conflict(f"a majority is there, and {leader} leads: nothing is to be recovered (see: meshq status)")
-    if not yes:
-        note(_prospect(found))
-        if not confirmed("Make this copy the cluster?"):
-            note("nothing was done")
-            return 1
+    if not yes and not agreed(_prospect(found), "Make this copy the cluster?"):
+        return 1
     asyncio.run(_recover(local))
     held = render.held(found)
     if local.as_json:
@@ -46,11 +44,6 @@ def recover(local: Local, yes: bool) -> int:
     else:
         click.echo(f"this machine's copy is the cluster now: {render.tasks_text(held)}; see: meshq status")
     return 0
-
-
-async def _status(local: Local) -> Status:
-    async with AsyncClient(local.data_dir, connect_timeout_s=local.connect_timeout_s) as client:
-        return await client.status()
 
 
 async def _recover(local: Local) -> None:

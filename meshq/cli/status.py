@@ -10,6 +10,7 @@ from contextlib import aclosing
 import click
 
 from meshq.cli import render
+from meshq.cli.asking import status_of
 from meshq.cli.common import Command, Local, Number, local_options, note, on_interrupt
 from meshq.client.aio import AsyncClient
 from meshq.core.reports import Status
@@ -49,17 +50,12 @@ def status(local: Local, watch: bool, wait: bool, nodes: int | None, timeout_s: 
     if watch:
         on_interrupt(None)
         asyncio.run(_watch(local))
-    found = asyncio.run(_waited(local, nodes or 1, timeout_s) if wait else _once(local))
+    found = asyncio.run(_waited(local, nodes or 1, timeout_s) if wait else status_of(local))
     _show(local, found)
     if wait and not _ready(found, nodes or 1):
         note(f"meshq status: not ready after {timeout_s:g} s: {_lack(found, nodes or 1)}")
         return 1
     return 0
-
-
-async def _once(local: Local) -> Status:
-    async with AsyncClient(local.data_dir, connect_timeout_s=local.connect_timeout_s) as client:
-        return await client.status()
 
 
 async def _waited(local: Local, nodes: int, timeout_s: float) -> Status:
