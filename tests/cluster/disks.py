@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.cluster.conftest import MakeCluster
 from tests.cluster.daemon import Cluster, Daemon
 
 SMALL = ("--slots", "1", "--tasks", str(Path(__file__).with_name("pausing.py")))
@@ -48,3 +49,12 @@ def wait_new_id(cluster: Cluster, daemon: Daemon, old: str) -> str:
     return str(
         cluster.wait_status(daemon, lambda status: status["node"] != old, 30, f"{daemon.name} has a new id")["node"]
     )
+
+
+def whole_three(cluster: MakeCluster) -> Cluster:
+    """Three daemons that are one cluster: the first leads, and all hold the queue."""
+    three = cluster(3, options=SMALL)
+    third = three.daemons[2]
+    three.wait_leader(third, three.ids[0], 30)
+    three.wait_replicas(third, 3)
+    return three

@@ -14,7 +14,7 @@ import pytest
 
 from tests.cluster.conftest import MakeCluster
 from tests.cluster.daemon import Daemon
-from tests.cluster.disks import SMALL, ids_done, submit, told, wait_in_sync, wait_new_id
+from tests.cluster.disks import SMALL, ids_done, submit, told, wait_in_sync, wait_new_id, whole_three
 
 # -- disks -----------------------------------------------------------------------------------------------
 
@@ -102,10 +102,8 @@ def fill(disk: Path) -> Path:
 
 def test_a_leader_with_a_full_disk_makes_way_and_returns(disks: Disks, cluster: MakeCluster) -> None:
     disk = disks.tmpfs(0)
-    three = cluster(3, options=SMALL)
+    three = whole_three(cluster)
     first, second, third = three.daemons
-    three.wait_leader(third, three.ids[0], 30)
-    three.wait_replicas(third, 3)
     ids = submit(third, 300)
     before = three.wait_done(third, 20, 60)["tasks"]
     assert before["pending"] > 100, f"the queue was nearly empty when the disk ran full: {before}"
@@ -173,10 +171,8 @@ def test_a_read_only_disk_is_named_at_the_start(disks: Disks, cluster: MakeClust
 
 def test_a_leader_whose_disk_fails_makes_way(disks: Disks, cluster: MakeCluster) -> None:
     disk = disks.ext4(0)
-    three = cluster(3, options=SMALL)
+    three = whole_three(cluster)
     first, second, third = three.daemons
-    three.wait_leader(third, three.ids[0], 30)
-    three.wait_replicas(third, 3)
     ids = submit(third, 200)
     three.wait_done(third, 10, 60)
 
@@ -216,10 +212,8 @@ def cut(path: Path) -> None:
 
 @pytest.mark.parametrize("harm", [overwrite, cut])
 def test_a_damaged_copy_is_set_aside_and_fetched_anew(cluster: MakeCluster, harm: Callable[[Path], None]) -> None:
-    three = cluster(3, options=SMALL)
+    three = whole_three(cluster)
     first, second, third = three.daemons
-    three.wait_leader(third, three.ids[0], 30)
-    three.wait_replicas(third, 3)
     ids = submit(third, 200)
     three.wait_done(third, 10, 60)
 
@@ -240,10 +234,8 @@ def test_a_damaged_copy_is_set_aside_and_fetched_anew(cluster: MakeCluster, harm
 
 
 def test_a_damaged_leader_and_its_promises(cluster: MakeCluster) -> None:
-    three = cluster(3, options=SMALL)
+    three = whole_three(cluster)
     first, second, third = three.daemons
-    three.wait_leader(third, three.ids[0], 30)
-    three.wait_replicas(third, 3)
     ids = submit(third, 200)
     three.wait_done(third, 10, 60)
     first.kill9()

@@ -13,7 +13,7 @@ import pytest
 from meshq import Client
 from tests.cluster.conftest import MakeCluster
 from tests.cluster.daemon import Daemon
-from tests.cluster.disks import SMALL, ids_done, submit, told, wait_in_sync, wait_new_id
+from tests.cluster.disks import SMALL, ids_done, submit, told, wait_in_sync, wait_new_id, whole_three
 
 FAKETIME = "libfaketimeMT.so.1"
 DATABASES = ("queue.db", "queue.db-wal", "promise.db", "promise.db-wal", "outbox.db", "outbox.db-wal")
@@ -66,10 +66,8 @@ def put_back(daemon: Daemon, folder: Path) -> None:
 
 
 def test_a_database_set_back_to_an_old_snapshot_is_another_node(cluster: MakeCluster, tmp_path: Path) -> None:
-    three = cluster(3, options=SMALL)
+    three = whole_three(cluster)
     first, second, third = three.daemons
-    three.wait_leader(third, three.ids[0], 30)
-    three.wait_replicas(third, 3)
     ids = submit(third, 20, 0.01)
     three.wait_done(third, 20, 60)
     snapshot(first, tmp_path / "snapshot")
@@ -95,10 +93,8 @@ def test_a_database_set_back_to_an_old_snapshot_is_another_node(cluster: MakeClu
 
 
 def test_who_left_for_good_comes_back_as_a_new_node(cluster: MakeCluster) -> None:
-    three = cluster(3, options=SMALL)
+    three = whole_three(cluster)
     first, second, third = three.daemons
-    three.wait_leader(third, three.ids[0], 30)
-    three.wait_replicas(third, 3)
     ids = submit(third, 60)
     assert third.ask("leave", "--yes", timeout_s=60)["left"]
     (left,) = third.data_dir.glob("left-*")

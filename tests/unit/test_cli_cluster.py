@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -16,34 +15,15 @@ from meshq.core import requests as ask
 from meshq.core.reports import MergeReport
 from meshq.errors import Ambiguous, Conflict, MeshqError, NoLeader, NotFound
 from meshq.store.identity import ID_FILE
+from tests.unit.cli_cluster import BETA, GAMMA, MERGE, flat, lines, three_nodes
 from tests.unit.cli_process import meshq, one_line, start
 from tests.unit.client_twin import NODE, Twin
-
-BETA = replace(NODE, id="b" * 24 + "3c6df59e", name="beta", role="replica", heard_s=300.0)
-GAMMA = replace(NODE, id="c" * 24 + "b65caece", name="gamma", role="replica", heard_s=None)
-COUNTS = {"pending": 3, "running": 1, "done": 30, "failed": 2, "cancelled": 1}
-MERGE = MergeReport(at_ms=0, node=BETA.id, merged=37, twice=2, differed=1, held=0)
 
 
 @pytest.fixture
 def twin(tmp_path: Path) -> Iterator[Twin]:
-    with Twin().serving(tmp_path) as twin:
-        twin.status = replace(twin.status, nodes=(NODE, BETA, GAMMA), tasks=COUNTS)
+    with three_nodes(tmp_path) as twin:
         yield twin
-
-
-def lines(out: str) -> list[str]:
-    """What a terminal of 80 columns shows; without colours, since nobody looks."""
-    from rich.cells import cell_len
-
-    assert "\x1b" not in out
-    assert max(map(cell_len, out.splitlines())) <= 80
-    return out.splitlines()
-
-
-def flat(out: str) -> str:
-    """The same as one line, wherever it was broken."""
-    return re.sub(r"\s+", " ", " ".join(lines(out)))
 
 
 def split(twin: Twin, kind: str, *missing: str, copies: int = 1) -> None:

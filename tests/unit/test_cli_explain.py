@@ -11,40 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from meshq.core.reports import Change, Clash, ClusterStory, Event, MergeReport, Standpoint, TaskStory, TaskView
+from meshq.core.reports import Change, Clash, ClusterStory, Event, Standpoint, TaskStory, TaskView
 from meshq.wire import values
+from tests.unit.cli_cluster import BETA, GAMMA, MERGE, flat, lines, three_nodes
 from tests.unit.cli_process import meshq, one_line
 from tests.unit.client_twin import NODE, Twin
-
-BETA = replace(NODE, id="b" * 24 + "3c6df59e", name="beta", role="replica", heard_s=300.0)
-GAMMA = replace(NODE, id="c" * 24 + "b65caece", name="gamma", role="replica", heard_s=None)
-COUNTS = {"pending": 3, "running": 1, "done": 30, "failed": 2, "cancelled": 1}
-MERGE = MergeReport(at_ms=0, node=BETA.id, merged=37, twice=2, differed=1, held=0)
 
 
 @pytest.fixture
 def twin(tmp_path: Path) -> Iterator[Twin]:
-    with Twin().serving(tmp_path) as twin:
-        twin.status = replace(twin.status, nodes=(NODE, BETA, GAMMA), tasks=COUNTS)
+    with three_nodes(tmp_path) as twin:
         yield twin
-
-
-def lines(out: str) -> list[str]:
-    """What a terminal of 80 columns shows; without colours, since nobody looks."""
-    from rich.cells import cell_len
-
-    assert "\x1b" not in out
-    assert max(map(cell_len, out.splitlines())) <= 80
-    return out.splitlines()
-
-
-def flat(out: str) -> str:
-    """The same as one line, wherever it was broken."""
-    return re.sub(r"\s+", " ", " ".join(lines(out)))
-
-
-def split(twin: Twin, kind: str, *missing: str, copies: int = 1) -> None:
-    twin.status = replace(twin.status, majority=False, copies=copies, split=kind, missing=missing)
 
 
 # -- explain -----------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from meshq.store.feed import Pen
 from meshq.store.inline import memory_connection
 from meshq.store.rows import PayloadRow, RosterRow, TaskRow
 from meshq.store.statements import PAYLOAD_COLUMNS, ROSTER_COLUMNS
+from tests.unit.steps import Steps
 
 A = Pen("a", 1, True)
 B = Pen("b", 2, True)
@@ -337,14 +338,7 @@ def test_the_rows_on_the_wire_are_those_of_the_tables(conn: Connection) -> None:
 def test_looking_for_more_never_scans_the_rows(conn: Connection) -> None:
     feed.write_tasks(conn, A, [a_task(f"{n:05}") for n in range(5000)])
     feed.write_tasks(conn, B, [a_task("b")])
-    steps = 0
-
-    def count() -> int:
-        nonlocal steps
-        steps += 1
-        return 0
-
-    conn.set_progress_handler(count, 100)
+    steps = Steps(conn, 100)
     (nothing,) = feed.rows_beyond(conn, {"a": 5000, "b": 1}, 1 << 20)
     assert msgspec.msgpack.decode(nothing.rows) == []
-    assert steps < 20
+    assert steps.count < 20

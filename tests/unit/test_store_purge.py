@@ -16,6 +16,7 @@ from meshq.store import feed, purge, queue
 from meshq.store.database import Connection
 from meshq.store.feed import Applied, Pen
 from meshq.store.inline import memory_connection
+from tests.unit.steps import Steps
 
 A = Pen("a", 1, True)
 B = Pen("b", 2, True)
@@ -183,14 +184,7 @@ def test_a_vector_is_stale_that_does_not_reach_what_was_dropped() -> None:
 
 def test_looking_for_what_is_old_does_not_scan_what_is_young(conn: Connection) -> None:
     feed.write_tasks(conn, A, [finished(f"{n:05}", 900) for n in range(5000)])
-    steps = 0
-
-    def count() -> int:
-        nonlocal steps
-        steps += 1
-        return 0
-
-    conn.set_progress_handler(count, 100)
+    steps = Steps(conn, 100)
     assert sweep(conn) == ()
     assert drop(conn) == 0
-    assert steps < 20
+    assert steps.count < 20

@@ -15,6 +15,7 @@ from meshq.store.database import Connection
 from meshq.store.feed import Pen
 from meshq.store.inline import memory_connection
 from meshq.store.queue import Budget
+from tests.unit.steps import Steps
 
 PEN = Pen("a", 1, True)
 ALL = {"a": 1 << 40, "b": 1 << 40}
@@ -205,17 +206,10 @@ def test_claims_go_ahead_by_time(conn: Connection, budget: Budget, taken: int) -
 
 def test_claiming_looks_at_no_more_rows_than_it_gives(conn: Connection) -> None:
     submit(conn, *(spec(f"{n:05}", priority=n % 3) for n in range(5000)))
-    steps = 0
-
-    def count() -> int:
-        nonlocal steps
-        steps += 1
-        return 0
-
-    conn.set_progress_handler(count, 1000)
+    steps = Steps(conn, 1000)
     assert claim(conn, 2) == ["00002", "00005"]
     assert queue.next_due_ms(conn, 0) is None
-    assert steps < 5
+    assert steps.count < 5
 
 
 # -- adopting --------------------------------------------------------------------------------------------
