@@ -327,11 +327,11 @@ class Lease:
         if answer.followed:
             self._mandate.acked(event.sender, event.sent_s)
             return []
-        refused_for_good = answer.reason == "old_epoch" and event.sender in self.roster.members
+        refused_for_good = answer.reason == "old_epoch"
         if not refused_for_good or self.role is not Role.LEADER or not self._may_stand_again(now):
             return []
-        # A replica that promised a later epoch can follow only a later one: stand again, so that it counts.
-        return self._stand_again("a replica promised a later epoch", now)
+        # Who promised a later epoch can follow only a later one: stand again, so that it counts, or can join.
+        return self._stand_again(f"{short(event.sender)} promised a later epoch", now)
 
     def _may_stand_again(self, now: float) -> bool:
         return now - self._stood_again >= self._timing.lease_s

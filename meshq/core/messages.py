@@ -38,8 +38,8 @@ class Hello:
 
     `version` is the newest protocol version that this node speaks. `leader` is whom it follows, itself perhaps, in
     `epoch`. `split` is `warm` or `cold` while it works without a majority. `hears` are the replicas that answer it.
-    `formerly` is the id that it had before its database was copied or lost; `dissolved` is the genesis of the
-    cluster that it came from, when that became part of this one.
+    `formerly` is the id that it had before its database was copied or lost; `dissolved` are the geneses of
+    clusters that it came from and that its roster does not name yet.
     """
 
     boot: str
@@ -57,7 +57,7 @@ class Hello:
     split: str = ""
     hears: tuple[str, ...] = ()
     formerly: str = ""
-    dissolved: str = ""
+    dissolved: tuple[str, ...] = ()
 
     @property
     def fresh(self) -> bool:

@@ -25,7 +25,7 @@ class Succession:
         """The replica to hand over to now, if any.
 
         Args:
-            fit: The replicas that are in sync, alive and not stopping.
+            fit: The replicas that are in sync, alive, not stopping, and answered by all who answer the leader.
             now: Seconds on the lease clock.
         """
         lower = sorted(node for node in fit if node < self._me)

@@ -162,7 +162,7 @@ class Node:
             self.replicator, self.elector, self.leadership, self.peers, self.views, clock, config, world.recent
         )
         self.recovery = Recovery(self.replicator, self.elector, self.peers, self.leadership)
-        self._union = Union(self.replicator, self._follower, self.elector, self.peers, config, world.reborn)
+        self._union = Union(self.replicator, self._follower, self.elector, self.peers, config, counters, world.reborn)
         self.gateway = Gateway(
             self.me, self.boot, self.leadership, self.elector, self.views, self.explain, self.recovery, world.outbox,
             world.transport, clock, counters, self._health, self._on_stop,

@@ -192,7 +192,7 @@ class Peers:
     def dissolved(self) -> set[str]:
         """The clusters that live nodes of this one came from."""
         ours = self._replicator.roster.genesis
-        return {hello.dissolved for hello in self._live() if hello.dissolved and hello.roster.genesis == ours}
+        return {genesis for hello in self._live() if hello.roster.genesis == ours for genesis in hello.dissolved}
 
     def absorber(self, genesis: str) -> str:
         """A reachable cluster that this one became part of; empty if there is none."""
@@ -276,7 +276,8 @@ class Peers:
             if hint.node != self._me and hint.addresses:
                 self._told(hint.node, hint.addresses)
         try:
-            if node == self._elector.leader():
+            # A leader takes it from anybody: one who is not on the newest roster leads nothing.
+            if node == self._elector.leader() or self._elector.leads():
                 await self._replicator.adopt_roster(hello.roster)
             if answered and now - peer.remembered_at > REMEMBER_EVERY_S:
                 peer.remembered_at = now

@@ -66,8 +66,8 @@ class Steward:
             return None  # this cluster is being dissolved
         if into := self._peers.elder_cluster(roster.genesis):
             return replace(roster, into=into, version=roster.version + 1)
-        for genesis in sorted(self._peers.dissolved() - {*roster.absorbed, roster.genesis}):
-            absorbed = (*roster.absorbed, genesis)[-ABSORBED_MAX:]
+        if new := sorted(self._peers.dissolved() - {*roster.absorbed, roster.genesis}):
+            absorbed = (*roster.absorbed, *new)[-ABSORBED_MAX:]
             return replace(roster, absorbed=absorbed, version=roster.version + 1)
         return next_change(roster, self._me, self._candidates(), self._config.replicas)
 

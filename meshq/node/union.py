@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import Callable
 
 from meshq.config import Config
+from meshq.errors import StoreError
 from meshq.node import journal
+from meshq.node.counters import Counters
 from meshq.node.elector import Elector
 from meshq.node.follower import Follower
 from meshq.node.peers import Peers
 from meshq.node.replicator import Replicator
-from meshq.store import feed, meta
-from meshq.store.clusters import DISSOLVED
+from meshq.store import clusters, feed
 
 
 class Union:
@@ -24,6 +25,7 @@ class Union:
         elector: Knows who leads.
         peers: Other nodes may know that the cluster became part of theirs.
         config: Durations.
+        counters: Where a failing disk is counted.
         reborn: Begins another life of this node, in the other cluster.
     """
 
@@ -34,29 +36,42 @@ class Union:
         elector: Elector,
         peers: Peers,
         config: Config,
+        counters: Counters,
         reborn: Callable[[str], None],
     ) -> None:
-        self.came_from = ""  # the cluster that became part of this one, until its rows are home
+        self.came_from: tuple[str, ...] = ()  # clusters that became part of this one, until its roster names them
         self._replicator = replicator
         self._follower = follower
         self._elector = elector
         self._peers = peers
         self._config = config
+        self._counters = counters
         self._reborn = reborn
 
     async def load(self) -> None:
         """Takes up where this node came from, before it runs."""
-        self.came_from = await self._replicator.database.read(lambda conn: meta.get(conn, DISSOLVED) or "")
+        self.came_from = await self._replicator.database.read(clusters.came_from)
 
     async def run(self) -> None:
         """Returns when this life of the node is over."""
         while True:
             await asyncio.sleep(self._config.heartbeat_s)
-            if into := self._into():
-                return await self._dissolve(into)
-            if self.came_from in self._replicator.roster.absorbed and self._follower.is_synced():
-                await self._replicator.database.write(lambda conn: meta.delete(conn, DISSOLVED))
-                self.came_from = ""
+            try:
+                if into := self._into():
+                    return await self._dissolve(into)
+                if self._follower.is_synced():
+                    await self._forget_known()
+            except StoreError as error:
+                # Nothing has happened then, and the disk may have room again in a moment.
+                self._counters.add("union_failed", str(error))
+
+    async def _forget_known(self) -> None:
+        """What the roster names as a part of this cluster needs to be told no longer."""
+        absorbed = self._replicator.roster.absorbed
+        unknown = tuple(genesis for genesis in self.came_from if genesis not in absorbed)
+        if unknown != self.came_from:
+            await self._replicator.database.write(lambda conn: clusters.note_came_from(conn, unknown))
+            self.came_from = unknown
 
     async def _dissolve(self, into: str) -> None:
         if self._elector.leads():

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from meshq.store import fullcopy, meta
 from meshq.store.database import Connection
-from meshq.store.rows import pack_members
+from meshq.store.rows import pack_members, unpack_members
 
-DISSOLVED = "dissolved"  # the fact that tells which cluster this copy came from
+DISSOLVED = "dissolved"  # the fact that tells which clusters this copy came from
+CAME_FROM_MAX = 16
 
 
 def dissolve(conn: Connection, into: str) -> None:
@@ -20,7 +23,7 @@ def dissolve(conn: Connection, into: str) -> None:
         conn: In one transaction.
         into: The other cluster's genesis.
     """
-    row = conn.execute("SELECT genesis FROM roster").fetchone()
+    ended = conn.execute("SELECT genesis, absorbed FROM roster").fetchone()
     conn.execute("UPDATE tasks SET majority = 0, epoch = 0")
     conn.execute("UPDATE payloads SET epoch = 0")
     for table in ("committed", "dropped", "roster"):
@@ -31,4 +34,16 @@ def dissolve(conn: Connection, into: str) -> None:
         (into, pack_members(())),
     )
     fullcopy.forget(conn)
-    meta.put(conn, DISSOLVED, row[0] if row else "")
+    if ended:
+        # Those too that became part of it: a node that slept through both ends looks for where its own went.
+        note_came_from(conn, (*came_from(conn), *unpack_members(ended[1]), ended[0]))
+
+
+def came_from(conn: Connection) -> tuple[str, ...]:
+    """The geneses of the clusters that this copy came from and that its present one may not know of yet."""
+    return tuple((meta.get(conn, DISSOLVED) or "").split())
+
+
+def note_came_from(conn: Connection, geneses: Iterable[str]) -> None:
+    """Notes these in place of what was noted before; the newest ones, where they are many."""
+    meta.put(conn, DISSOLVED, " ".join([*dict.fromkeys(geneses)][-CAME_FROM_MAX:]))

@@ -54,10 +54,21 @@ def test_a_dissolved_cluster_keeps_its_rows_which_go_after_all_others(conn: Conn
     clusters.dissolve(conn, "new")
     assert feed.read_roster(conn) == Roster(genesis="new")
     assert (feed.read_committed(conn), feed.read_vector(conn)) == ({}, before)
-    assert meta.get(conn, "dissolved") == "old"
+    assert clusters.came_from(conn) == ("older", "old")
     keys = {row[0]: row[1:] for row in conn.execute("SELECT id, rank, majority, epoch, writer, seq FROM tasks")}
     assert keys == {"1": (0, 0, 0, "a", 3), "2": (2, 0, 0, "a", 6), "old": (1, 0, 0, "a", 5)}
     assert conn.execute("SELECT epoch, writer, seq FROM payloads").fetchall() == [(0, "a", 2)]
+
+
+def test_a_copy_of_a_cluster_that_ends_again_tells_all_that_it_came_from(conn: Connection) -> None:
+    fill(conn)
+    clusters.dissolve(conn, "new")
+    clusters.dissolve(conn, "newest")
+    assert clusters.came_from(conn) == ("older", "old", "new")
+    clusters.note_came_from(conn, ["new"])
+    assert clusters.came_from(conn) == ("new",)
+    clusters.note_came_from(conn, (f"{number}" for number in range(100)))
+    assert clusters.came_from(conn) == tuple(f"{number}" for number in range(84, 100))
 
 
 def test_copies_that_held_the_same_hold_the_same_afterwards(conn: Connection) -> None:
