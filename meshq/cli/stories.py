@@ -36,7 +36,9 @@ def cluster_view(story: ClusterStory) -> RenderableType:
     parts: list[RenderableType] = [*labelled("leader", leader)]
     if story.since_ms is not None:
         parts += labelled("since", Text(f"{when(story.since_ms)}, {since(story.since_ms)}"))
-    parts += labelled("votes", Text(render.nodes_text(story.votes, names) or "none"))
+    # Who goes on without a majority has nobody's vote.
+    label = "follow" if story.leader is not None and not story.majority else "votes"
+    parts += labelled(label, Text(render.nodes_text(story.votes, names) or "none"))
     if story.waits:
         parts += labelled("waits", Text(render.line(story.waits), "yellow"))
     table = plain_table(("NODE", 12), ("ID", 8), ("ROLE", 7), ("~WHY", WIDTH - 33))

@@ -78,7 +78,8 @@ class Courier:
         if entries:
             await self._gateway.lead(Submit(tasks=tuple(spec for _, spec in entries), late=True))
             await self._outbox.drop([entry for entry, _ in entries])
-            journal.tell("delivered", f"delivered {len(entries)} tasks that waited here", tasks=len(entries))
+            what = "a task" if len(entries) == 1 else f"{len(entries)} tasks"
+            journal.tell("delivered", f"delivered {what} that waited here", tasks=len(entries))
 
     async def _wait(self, leader: str | None, wait_s: float) -> None:
         deadline = self._clock.boot_s() + wait_s

@@ -129,9 +129,10 @@ class Explain:
             return self._why_it_leads(node)
         if node not in self._replicator.roster.members:
             return "it is on no roster: it only works"
-        if node == self._replicator.me:
-            return self._why_not_me(leader)
-        if not self._elector.alive(node):
+        mine = node == self._replicator.me
+        if mine and leader is None:
+            return self._why_not_me()
+        if not mine and not self._elector.alive(node):
             return "it does not answer"
         hello = self._peers.hello_of(node)
         if hello is not None and hello.stopping:
@@ -143,6 +144,8 @@ class Explain:
         reign = self._leadership.reign
         if reign is not None and not self._replicator.in_sync(node):
             return "its copy is not in sync yet"
+        if reign is not None and (deaf := self._peers.unheard(node)):
+            return f"its id is lower, but it does not reach {', '.join(map(self._peers.name_of, deaf))}"
         if leader is not None:
             return f"its id is lower: it takes over after {self._config.handover_after_s:g} s in sync"
         return "it waits for a majority, as this node does"
@@ -158,10 +161,8 @@ class Explain:
             f"it was elected; {', '.join(away)} did not answer" if away else "it was elected before lower ids came back"
         )
 
-    def _why_not_me(self, leader: str | None) -> str:
+    def _why_not_me(self) -> str:
         lease, now = self._elector.lease, self._clock.boot_s()
-        if leader is not None:
-            return f"it follows {self._peers.name_of(leader)}"
         if now < lease.voter.quiet_until:
             return f"it has just started, and votes in {lease.voter.quiet_until - now:.1f} s"
         if now < lease.voter.until:

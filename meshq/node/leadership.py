@@ -234,7 +234,7 @@ class Leadership:
         )  # fmt: skip
         members = len(self._replicator.roster.members)
         if term.split:
-            text = f"going on without a majority, {term.kind}: 1 of {members} replicas leads this part"
+            text = f"leading without a majority ({term.kind}): too few of {members} replicas answer"
             journal.warn("split", text, epoch=term.epoch, kind=str(term.kind))
         else:
             text = f"leading epoch {term.epoch}, {members} replica{'s'[: members != 1]}"
@@ -304,7 +304,7 @@ class Leadership:
         while self._elector.leads() and self._clock.boot_s() < deadline:
             fit = [node for node in self._replicator.roster.members if self._fits(node)]
             # Whoever does not reach all would leave those without a leader; better that than none at all.
-            best = [node for node in fit if self._reaches_all(node)]
+            best = [node for node in fit if not self._peers.unheard(node)]
             target = handover_target(self._replicator.roster, self._replicator.me, best or fit)
             if target is None and len(self._replicator.roster.members) == 1:
                 return False
@@ -319,18 +319,13 @@ class Leadership:
         stopping = hello is not None and hello.stopping
         return self._replicator.in_sync(node) and self._elector.alive(node) and not stopping
 
-    def _reaches_all(self, node: str) -> bool:
-        """Whether all replicas that live, as this leader sees it, answer that node too."""
-        others = {*self._replicator.roster.members} - {self._replicator.me, node}
-        return all(self._peers.hears(node, other) for other in others if self._elector.alive(other))
-
     async def _give_back(self, term: Term) -> None:
         """Hands over to a lower id once it has been in sync and stable for long enough."""
         succession = Succession(self._replicator.me, self._config.handover_after_s)
         while True:
             await asyncio.sleep(self._config.heartbeat_s)
             members = self._replicator.roster.members
-            fit = [node for node in members if self._fits(node) and self._reaches_all(node)]
+            fit = [node for node in members if self._fits(node) and not self._peers.unheard(node)]
             target = succession.look(fit, self._clock.boot_s())
             if target is None or self._replicator.roster.into:
                 continue

@@ -127,6 +127,11 @@ class Peers:
         hello = self.hello_of(node)
         return hello is not None and other in hello.hears
 
+    def unheard(self, node: str) -> list[str]:
+        """The live replicas, as this node sees them, that don't answer another one."""
+        others = {*self._replicator.roster.members} - {self._me, node}
+        return sorted(other for other in others if self._elector.alive(other) and not self.hears(node, other))
+
     def around(self, started_at: float) -> dict[str, split.Peer]:
         """Every replica and known node, as the rules of a split see it; silent since `started_at` at most."""
         now = self._clock.boot_s()
