@@ -96,7 +96,7 @@ class Explain:
         """Who leads and why, as this node sees it."""
         leader, lease = self._elector.leader(), self._elector.lease
         kind = self._elector.kind()
-        nodes = sorted({*self._replicator.roster.members, *self._peers.book, self._replicator.me})
+        nodes = sorted({*self._replicator.roster.members, *self._peers.around_here(), self._replicator.me})
         return ClusterStory(
             node=self._replicator.me,
             leader=leader,

@@ -127,6 +127,22 @@ class Peers:
         hello = self.hello_of(node)
         return hello is not None and other in hello.hears
 
+    def heard_s(self, node: str) -> float | None:
+        """Seconds since a node last answered, before this start too; None if it never did."""
+        if (heard_at := self._elector.lease.standing.heard_at(node)) is not None:
+            return self._clock.boot_s() - heard_at
+        peer = self.book.get(node)
+        return max(0, self._clock.wall_ms() - peer.heard_ms) / 1000 if peer is not None and peer.heard_ms else None
+
+    def around_here(self) -> list[str]:
+        """The other nodes to show: replicas, and all but those that have been silent for long, as one that left is."""
+        members = self._replicator.roster.members
+        return [node for node in self.book if node in members or self._is_around(node)]
+
+    def _is_around(self, node: str) -> bool:
+        heard_s = self.heard_s(node)
+        return heard_s is None or heard_s < self._config.replace_after_s
+
     def unheard(self, node: str) -> list[str]:
         """The live replicas, as this node sees them, that don't answer another one."""
         others = {*self._replicator.roster.members} - {self._me, node}

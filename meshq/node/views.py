@@ -140,7 +140,7 @@ class Views:
         leader, kind = self._elector.leader(), self._elector.kind()
         mine = self._myself()
         now_ms = self._clock.wall_ms()
-        nodes = [self._node(node, leader) for node in self._peers.book]
+        nodes = [self._node(node, leader) for node in self._peers.around_here() if node in self._peers.book]
         nodes.append(self._with_role(mine, leader))
         counts, reports = await self._replicator.database.read(
             lambda conn: (queue.counts(conn), queue.reports(conn, 1))
@@ -169,17 +169,12 @@ class Views:
         reign = self._leadership.reign
         worker = reign.dispatcher.claims.workers.get(node) if reign else None
         hello = peer.hello
-        heard_s = None
-        if (heard_at := self._elector.lease.standing.heard_at(node)) is not None:
-            heard_s = self._clock.boot_s() - heard_at
-        elif peer.heard_ms:
-            heard_s = max(0, self._clock.wall_ms() - peer.heard_ms) / 1000
         view = NodeView(
             id=node,
             name=peer.name,
             role="",
             address=_shown(peer.addresses),
-            heard_s=heard_s,
+            heard_s=self._peers.heard_s(node),
             slots=worker.slots if worker else (hello.slots if hello else 0),
             running=worker.running if worker else (hello.running if hello else 0),
             behind=self._replicator.behind(node) if reign else None,

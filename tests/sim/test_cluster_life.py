@@ -10,11 +10,12 @@ import pytest
 
 from meshq.config import Config
 from meshq.core.messages import Hello, Pull, Renew, Rows, Vote, VoteAnswer
-from meshq.core.requests import Submit, Submitted
+from meshq.core.requests import ClusterStoryQuery, Submit, Submitted
 from meshq.errors import Stopping
 from tests.sim.story import (
     Worker,
     begin,
+    call,
     leader_known_to,
     members,
     of,
@@ -48,6 +49,22 @@ async def test_seven_machines_become_five_replicas_and_two_workers_and_all_work(
     assert len(members(world, first)) == 5
     # Those who only work hold no copies.
     assert [states(world, node) for node in world.nodes if node not in members(world, first)] == [{}, {}]
+
+
+@story(machines=3, slots=1, replace_after_s=30.0)
+async def test_a_machine_that_left_is_shown_for_a_while(world: SimWorld) -> None:
+    first, second, third = world.nodes
+    await stop(world, third)
+    assert members(world, first) == (first, second)
+    for node in (first, second):
+        assert third in {shown.id for shown in (await status(world, node)).nodes}
+    await asyncio.sleep(31.0)
+    for node in (first, second):
+        assert {shown.id for shown in (await status(world, node)).nodes} == {first, second}
+        assert {point.node for point in (await call(world, node, ClusterStoryQuery())).nodes} == {first, second}
+    world.start(third)
+    await world.until("it is back", lambda: third in members(world, second))
+    assert third in {shown.id for shown in (await status(world, second)).nodes}
 
 
 @story(machines=3, slots=1, form=False)
