@@ -42,6 +42,7 @@ class Lost:
     differs: bool
 
 
+CLASH = "/clash/"  # between the task's id and the run's digest, in the name of such a value
 _PLACES = [COLUMNS.index(field) for field in Run.__struct_fields__]
 _FIELDS = ", ".join(Run.__struct_fields__)
 _KEY = slice(COLUMNS.index("rank"), COLUMNS.index("seq") + 1)  # as core.task.progress_key has it
@@ -82,10 +83,45 @@ def lost(conn: Connection, rows: Sequence[tuple[Any, ...]]) -> list[Lost]:
         run, other = _run(loser), _run(winner)
         if not _are_one(conn, run, other):
             name = hashlib.sha256(pack((run.state, run.worker, run.attempt, run.result, run.result_ref, run.error)))
-            ref = f"{row[0]}/clash/{name.hexdigest()[:16]}"
+            ref = f"{row[0]}{CLASH}{name.hexdigest()[:16]}"
             value = (ref, *[loser[place] for place in _STAMP], pack(run))
             found.append(Lost(row[0], value, _outcome(conn, run) != _outcome(conn, other)))
     return found
+
+
+def unknown(conn: Connection, rows: Sequence[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """Those of these values that keep outcomes that lost, and that are not here yet."""
+    told = [row for row in rows if CLASH in row[0]]
+    if not told:
+        return []
+    refs = as_json([row[0] for row in told])
+    select = "SELECT ref FROM payloads WHERE ref IN (SELECT value FROM json_each(?))"
+    here = {ref for (ref,) in conn.execute(select, (refs,))}
+    return [row for row in told if row[0] not in here]
+
+
+def told(conn: Connection, rows: Sequence[tuple[Any, ...]]) -> list[Lost]:
+    """What another node kept, since it met both outcomes first: those that lost against what stands here.
+
+    Args:
+        conn: After the rows were merged.
+        rows: Values that were `unknown` before.
+    """
+    found: list[Lost] = []
+    for row in rows:
+        task = row[0].split(CLASH)[0]
+        stands = conn.execute(f"SELECT {_FIELDS} FROM tasks WHERE id = ? AND rank = 1", (task,)).fetchone()
+        run = _read(row[-1])
+        if stands is not None and run is not None and not _are_one(conn, run, Run(*stands)):
+            found.append(Lost(task, row, _outcome(conn, run) != _outcome(conn, Run(*stands))))
+    return found
+
+
+def _read(body: bytes) -> Run | None:
+    try:
+        return _decoder.decode(body)
+    except msgspec.MsgspecError:
+        return None
 
 
 def clashes(conn: Connection, task: str) -> tuple[Clash, ...]:
@@ -98,11 +134,8 @@ def clashes(conn: Connection, task: str) -> tuple[Clash, ...]:
     for (body,) in conn.execute(
         "SELECT body FROM payloads WHERE ref > ? || '/clash/' AND ref < ? || '/clash0'", (task, task)
     ).fetchall():
-        try:
-            run = _decoder.decode(body)
-        except msgspec.MsgspecError:
-            continue
-        if not any(_are_one(conn, run, other) for other in known):
+        run = _read(body)
+        if run is not None and not any(_are_one(conn, run, other) for other in known):
             known.append(run)
             _, result, error = _outcome(conn, run)
             found.append(Clash(

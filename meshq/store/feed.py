@@ -329,6 +329,7 @@ def apply(conn: Connection, rows: Rows, pen: Pen | None, *, now_ms: int = 0, sou
 
 def _merge(conn: Connection, unpacked: Unpacked, pen: Pen | None, shown: bool) -> tuple[int, Applied]:
     """Merges rows, and all that follows from it for other rows; tells how many changed."""
+    told = clashes.unknown(conn, unpacked.payloads)
     changed = upsert_payloads(conn, unpacked.payloads)
     here: dict[str, tuple[Any, ...]] = {}
     if unpacked.tasks:
@@ -344,6 +345,8 @@ def _merge(conn: Connection, unpacked: Unpacked, pen: Pen | None, shown: bool) -
             other.append(row)
     lost = _keep_lost(conn, pen, clashes.lost(conn, other)) if other else []
     changed += _upsert(conn, UPSERT_TASKS, newer)
+    mine = {one.row[0] for one in lost}
+    lost += clashes.told(conn, [row for row in told if row[0] not in mine])
     if shown:
         fullcopy.shown(conn, [row[0] for row in unpacked.tasks])
     values.delete_of(conn, [row[0] for row in newer if row[1] == 2])

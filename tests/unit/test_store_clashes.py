@@ -69,6 +69,16 @@ def test_the_outcome_that_loses_is_kept_whichever_comes_first() -> None:
         assert pull(second, other).twice == 0
 
 
+def test_a_leader_counts_what_the_other_side_found_out_first() -> None:
+    leader = holding("a", finished(worker="w1"), finished("2", worker="w1"), epoch=2, majority=True)
+    other = holding("b", finished(worker="w2"), finished("2", worker="w2", result=b"of w1"))
+    assert pull(leader, other).twice == 2
+    applied = pull(other, leader, Pen("a", 2, True))
+    assert (applied.twice, applied.differed, applied.tasks) == (2, 1, ())
+    assert told(leader) == [("w2", b"of w2", True)]
+    assert pull(other, leader, Pen("a", 2, True)).twice == 0
+
+
 @pytest.mark.parametrize("changes", [
     {"state": "failed", "error": b"e", "result": None}, {"error": b"e"}, {"result": b"other"}, {"result": None},
 ])  # fmt: skip
