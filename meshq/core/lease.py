@@ -13,6 +13,7 @@ from meshq.core import events as ev
 from meshq.core import quorum
 from meshq.core.events import HOLDING, Effect, Event, Promise, Role, Timing
 from meshq.core.ids import short
+from meshq.core.limits import EPOCH_MAX
 from meshq.core.mandate import Mandate
 from meshq.core.membership import Roster, newest
 from meshq.core.messages import Done, Handover, Refused, Renew, RenewAnswer, Vote
@@ -245,6 +246,8 @@ class Lease:
         ballot = self._ballot(self.epoch, pre=False)
         if reason := self.voter.refusal(self.me, ballot, self.roster.genesis, now):
             return self._fail(reason, now)
+        if self.epoch >= EPOCH_MAX:
+            return self._fail("no epoch is left", now)  # none would be answered, and none is to be on a disk
         self._mandate = Mandate(self.me, self.roster.key, now)
         effects = self.voter.grant(self.epoch, self.me, self._timing.lease_s, now)
         asked = self._canvass(now)

@@ -117,14 +117,16 @@ class Daemon:
                 await self._work(here)
                 if self._leaving:
                     waiting = await here.outbox.count()
-        except CorruptDatabase:
+        except CorruptDatabase as error:
             if not self._trouble:
                 raise
+            journal.warn("damaged", str(error))
         except BaseExceptionGroup as group:
             # Whatever else failed at the same time would have failed without the damage, too.
-            _, others = group.split(CorruptDatabase)
+            damage, others = group.split(CorruptDatabase)
             if not self._trouble or others is not None:
                 raise _cause(group) from None
+            journal.warn("damaged", str(_cause(damage) if damage is not None else group))
         return waiting
 
     def _count_trouble(self) -> None:

@@ -309,6 +309,8 @@ class Node:
             case Call():
                 return await self.gateway.on_call(message)
             case Leave():
+                if message.genesis != self.replicator.roster.genesis:
+                    raise Conflict("this is another cluster: it can't be left from there")
                 await self.leadership.leave(sender)
                 return Done()
         raise Malformed(f"{type(message).__name__} is no message that asks for something")

@@ -35,13 +35,19 @@ class Recovery:
         """Makes this node's copy the cluster: it alone is on the roster, whose recovery counter goes first.
 
         Raises:
-            Conflict: This node belongs to no cluster, or a majority of its replicas can be reached.
+            Conflict: This node belongs to no cluster, or holds no copy of its queue, or a majority can be reached.
         """
         me, roster = self._replicator.me, self._replicator.roster
         if not roster.genesis:
             raise Conflict("this node belongs to no cluster yet: there is nothing to recover")
         if leader := self._elector.majority_leader():
             raise Conflict(f"{self._peers.name_of(leader)} leads a majority: there is nothing to recover")
+        if me not in roster.members and not self._replicator.vector:
+            names = ", ".join(self._peers.name_of(node) for node in roster.members)
+            raise Conflict(
+                f"this node only works and holds no copy of the queue: run `meshq recover` on one of {names}. If none "
+                "of them is left, `meshq leave` and then `meshq up`, on all machines that are, begin a new cluster"
+            )
         there = [node for node in roster.members if node not in self._peers.missing()]
         if quorum.is_majority(there, roster.members):
             raise Conflict(
@@ -73,7 +79,7 @@ class Recovery:
         """Whether this node can leave for good.
 
         Raises:
-            Conflict: It is the only replica.
+            Conflict: It is the only replica, or too few of the others are there.
             NoLeader: There is no majority that could take it off the roster.
         """
         me, members = self._replicator.me, self._replicator.roster.members
@@ -81,6 +87,17 @@ class Recovery:
             return
         if members == (me,):
             raise Conflict("this is the only copy of the queue: `meshq down` stops it, `meshq backup` keeps it")
+        missing = self._peers.missing()
+        names = ", ".join(self._peers.name_of(node) for node in missing)
         if self._elector.majority_leader() is None:
-            names = ", ".join(self._peers.name_of(node) for node in self._peers.missing()) or "a leader"
-            raise NoLeader(f"no majority is there that could take this node off the roster: it waits for {names}")
+            raise NoLeader(
+                f"no majority is there that could take this node off the roster: it waits for {names or 'a leader'}; "
+                "`meshq down` stops it for a while"
+            )
+        others = [node for node in members if node != me]
+        if not quorum.is_majority([node for node in others if node not in missing], others):
+            raise Conflict(
+                f"this node stays on the roster: without it, and while {names} can't be reached, the others are no "
+                "majority. Start what is missing, or take it off with `meshq forget` if it never comes back; "
+                "`meshq down` stops this node for a while"
+            )

@@ -92,12 +92,12 @@ class Steward:
             NotLeader: The leadership ended before.
         """
         name = self._peers.name_of(node)
+        if self._replicator.roster.members == (node,):
+            raise Conflict(f"{name} is the only replica: what it holds is the queue")
         if node == self._me:
             raise Conflict(f"{name} leads: it can't be forgotten. To take it out, run `meshq leave` there")
         if self._elector.alive(node):
             raise Conflict(f"{name} is up: it would come back at once. To take it out, run `meshq leave` there")
-        if self._replicator.roster.members == (node,):
-            raise Conflict(f"{name} is the only replica")
         self._forgotten.add(node)
         await self._until_off(node)
 

@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from meshq.errors import Conflict, CorruptDatabase, DiskFull, MeshqError, NotFound, StoreError
-from meshq.store import files, identity, lock
+from meshq.core.limits import PULL_FRAME_BYTES
+from meshq.errors import Conflict, CorruptDatabase, DiskFull, Malformed, MeshqError, NotFound, StoreError
+from meshq.store import feed, files, identity, lock
 from meshq.store.database import BUSY_S, Connection
 from meshq.store.files import PROMISE_FILE, QUEUE_FILE
+from meshq.store.rows import unpack_frame
 from meshq.store.schema import QUEUE, migrate, version_of
 
 PAGES_PER_STEP = 1024
@@ -26,6 +28,7 @@ PAGES_PER_STEP = 1024
 RESTORED = "restored"
 _MAGIC = b"SQLite format 3\0"
 _HEADER_BYTES = 100
+_OURS = "; give a file that meshq backup made"
 _DAMAGE_CODES = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 OnProgress = Callable[[int, int], object]
@@ -87,10 +90,18 @@ def restore(file: Path, data_dir: Path, on_progress: OnProgress, *, force: bool 
         NewerDatabase, CorruptDatabase, StoreError: The file is of a newer meshq, damaged, or no queue; or the data
             directory can't be written. Nothing was changed.
     """
+    try:
+        return _restore(file, data_dir, on_progress, force=force)
+    except CorruptDatabase as error:
+        error.append("; give another copy")
+        raise
+
+
+def _restore(file: Path, data_dir: Path, on_progress: OnProgress, *, force: bool) -> Copied:
     _check_file(file)
     with closing(_opened_copy(file)) as conn:
         with _talking(file):
-            _check_queue(conn, file)
+            _check_queue(conn, file, _OURS)
         held = _locked(data_dir)
         try:
             queue = data_dir / QUEUE_FILE
@@ -102,6 +113,7 @@ def restore(file: Path, data_dir: Path, on_progress: OnProgress, *, force: bool 
                 with closing(_connect(copy, "mode=rw")) as into:
                     _copy(conn, file, into, queue, on_progress)
                     _make_nobodys(into, data_dir)
+                    _check_rows(into, file)
                     tasks = _count(into, file)
                 size_bytes = copy.stat().st_size
                 aside = _keep(queue)
@@ -190,17 +202,29 @@ def _check_file(file: Path) -> None:
         size_bytes = file.stat().st_size
     except FileNotFoundError:
         raise NotFound(f"{file}: there is no such file") from None
+    except IsADirectoryError:
+        raise StoreError(f"{file}: is a folder{_OURS}") from None
     except OSError as error:
         raise StoreError(f"{file}: can't be read: {error.strerror}") from error
     if not head.startswith(_MAGIC):
-        raise StoreError(f"{file}: is no database; give a file that meshq backup made")
+        raise StoreError(f"{file}: is {'no database' if head else 'empty'}{_OURS}")
     page_bytes = int.from_bytes(head[16:18]) if head[16:18] != b"\0\1" else 1 << 16
     whole_bytes = page_bytes * int.from_bytes(head[28:32])
     if size_bytes < max(_HEADER_BYTES, whole_bytes) and not _journal(file).exists():
         raise CorruptDatabase(f"{file}: is cut off: it has {size_bytes} of {whole_bytes} bytes")
 
 
-def _check_queue(conn: Connection, path: Path) -> None:
+def _check_rows(conn: Connection, path: Path) -> None:
+    """Whether all rows are such as other nodes take: one that is not would keep every copy from being made."""
+    with _talking(path):
+        try:
+            for rows in feed.rows_beyond(conn, {}, PULL_FRAME_BYTES):
+                unpack_frame(rows)
+        except Malformed as error:
+            raise CorruptDatabase(f"{path}: is damaged: {error}") from error
+
+
+def _check_queue(conn: Connection, path: Path, advice: str = "") -> None:
     """Whether this is a queue, of this or an earlier version."""
     migrations = QUEUE.migrations()
     version = version_of(conn, len(migrations), str(path))
@@ -208,7 +232,7 @@ def _check_queue(conn: Connection, path: Path) -> None:
         for sql in migrations[:version]:
             model.executescript(sql)
         if version < 1 or _structure(conn) != _structure(model):
-            raise StoreError(f"{path}: is a database of another program or purpose, and no queue of meshq")
+            raise StoreError(f"{path}: is a database of another program or purpose, and no queue of meshq{advice}")
 
 
 def _structure(conn: Connection) -> list[tuple[object, ...]]:

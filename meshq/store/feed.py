@@ -19,7 +19,7 @@ from meshq.errors import InvariantBroken, StaleEpoch
 from meshq.store import clashes, fullcopy, stories, values
 from meshq.store.clusters import dissolve
 from meshq.store.database import Connection
-from meshq.store.rows import Unpacked, as_json, pack, pack_frame, pack_members, unpack_frame, unpack_members
+from meshq.store.rows import Unpacked, as_json, pack, pack_frame, pack_members, roster_of, unpack_frame
 from meshq.store.statements import (
     BEYOND,
     PAYLOAD_KEY,
@@ -177,14 +177,13 @@ def write_report(conn: Connection, pen: Pen, report: MergeReport, key: str) -> i
 
 
 def read_roster(conn: Connection) -> Roster:
-    """The roster that is here; membership.NOBODY where there is none."""
+    """The roster that is here; membership.NOBODY where there is none.
+
+    Raises:
+        CorruptDatabase: It is of an epoch that is none, or its lists can't be read.
+    """
     row = conn.execute(f"SELECT {names(ROSTER_COLUMNS)} FROM roster").fetchone()
-    if row is None:
-        return NOBODY
-    columns = dict(zip(ROSTER_COLUMNS, row, strict=True))
-    into = columns.pop("into_genesis")
-    lists = {name: unpack_members(columns[name]) for name in ("members", "absorbed")}
-    return Roster(**columns | lists, into=into)
+    return roster_of(dict(zip(ROSTER_COLUMNS, row, strict=True))) if row else NOBODY
 
 
 def upsert_roster(conn: Connection, roster: Roster) -> int:

@@ -13,12 +13,14 @@ from meshq.core.ids import short
 from meshq.core.requests import Outcome
 from meshq.core.task import FINISHED, OPEN, State, Task
 from meshq.errors import Malformed
+from meshq.store import stories
 from meshq.store.database import Connection
 from meshq.store.feed import Pen, read_seq, write_payload, write_tasks
 from meshq.store.reads import get_many
 from meshq.store.rows import pack
 
 OUTCOME_KINDS = frozenset({"done", "failed", "crashed", "released"})
+CHILD_DIED = "child died"  # how the causes of crashes begin
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,8 @@ def count_losses(
             cause = f"worker {short(lost)} lost" if lost else "its worker was lost"
             task = moves.lost(task, now_ms, f"{cause}, {task.losses + 1} of at most {losses_max - 1}")
             if task.losses >= losses_max:
-                reason = f"given up: the node that ran it was lost {task.losses} times"
+                where = _nodes_of(task, moves.Move.LOSE, lost)
+                reason = f"given up: the node that ran it was lost {task.losses} times{where}; {_by_hand(task)}"
                 task = moves.failed(task, _error_with(task.error, "NodeLost", reason), now_ms, "too many losses")
             counted.append(task)
     write_tasks(conn, pen, counted)
@@ -168,15 +171,29 @@ def _ended(task: Task, outcome: Outcome, crashes_max: int, now_ms: int) -> Task:
 def _crashed(task: Task, outcome: Outcome, crashes_max: int, now_ms: int) -> Task:
     crashes = task.crashes + 1
     if crashes >= crashes_max:
-        reason = f"given up: the process that ran it died {crashes} times"
+        where = _nodes_of(task, moves.Move.RETRY, task.worker, CHILD_DIED)
+        reason = f"given up: the process that ran it died {crashes} times{where}; {_by_hand(task)}"
         error = _error_with(outcome.error, "Crashed", reason)
         return moves.failed(task, error, now_ms, f"child died {crashes} times", crashed=True)
     error = outcome.error if outcome.error is not None else _error_with(None, "Failed", "the run failed")
     if outcome.final:
         return moves.failed(task, error, now_ms, "child died, that is final", crashed=True)
     wait_ms = moves.retry_delay_ms(task)
-    cause = f"child died, {crashes} of at most {crashes_max - 1} times, again in {wait_ms / 1000:g} s"
+    cause = f"{CHILD_DIED}, {crashes} of at most {crashes_max - 1} times, again in {wait_ms / 1000:g} s"
     return moves.retried(task, now_ms + wait_ms, error, now_ms, cause, crashed=True)
+
+
+def _nodes_of(task: Task, move: moves.Move, last: str | None, cause: str = "") -> str:
+    """Where this happened to a task, by its story and the last time, for people; empty where it is not known."""
+    told = [
+        change.worker for change in stories.read(task.story) if change.move == move and change.cause.startswith(cause)
+    ]
+    nodes = dict.fromkeys(short(node) for node in (*told, last) if node)
+    return f", on {', '.join(nodes)}" if nodes else ""
+
+
+def _by_hand(task: Task) -> str:
+    return f"only POST /task/{task.id}/retry, or retry() of a client, runs it again"
 
 
 def _fields_of(error: bytes | None) -> dict[str, Any]:

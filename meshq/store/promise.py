@@ -5,6 +5,8 @@ from __future__ import annotations
 from meshq.core.events import Promise
 from meshq.errors import InvariantBroken
 from meshq.store.database import BaseDatabase, Connection
+from meshq.store.files import PROMISE_FILE
+from meshq.store.rows import check_epoch
 
 
 class PromiseStore:
@@ -18,11 +20,17 @@ class PromiseStore:
         self._database = database
 
     async def load(self) -> Promise:
-        """What was promised last; of epoch 0 before the first promise."""
+        """What was promised last; of epoch 0 before the first promise.
+
+        Raises:
+            CorruptDatabase: It is of an epoch that is none: no other node would take a word of this one.
+        """
 
         def work(conn: Connection) -> Promise:
             row = conn.execute("SELECT epoch, holder, lease_s FROM promise").fetchone()
-            return Promise(*row) if row else Promise()
+            promise = Promise(*row) if row else Promise()
+            check_epoch(promise.epoch, f"{PROMISE_FILE}: is damaged: the promise")
+            return promise
 
         return await self._database.read(work)
 

@@ -6,6 +6,7 @@ default for rows of a node that does not know them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -14,9 +15,11 @@ import msgspec
 from msgspec import Meta
 
 from meshq.core import limits
+from meshq.core.membership import Roster
 from meshq.core.messages import Rows
 from meshq.core.task import RANK, STORY_BYTES_MAX, State
-from meshq.errors import Malformed
+from meshq.errors import CorruptDatabase, Malformed
+from meshq.store.files import QUEUE_FILE
 
 _Id = Annotated[str, Meta(min_length=1, max_length=64)]
 _Whole = Annotated[int, Meta(ge=-(1 << 62), le=1 << 62)]
@@ -98,6 +101,7 @@ class Unpacked:
     epoch: int = 0
 
 
+_NAMES = {kind.__struct_config__.tag: kind.__struct_fields__ for kind in (TaskRow, PayloadRow, RosterRow)}
 _members_decoder = msgspec.msgpack.Decoder(tuple[_Id, ...])
 _rows_decoder = msgspec.msgpack.Decoder(list[TaskRow | PayloadRow | RosterRow])
 pack = msgspec.msgpack.Encoder().encode
@@ -111,6 +115,24 @@ def pack_members(members: tuple[str, ...]) -> bytes:
 def unpack_members(packed: bytes) -> tuple[str, ...]:
     """The opposite of `pack_members`."""
     return _members_decoder.decode(packed)
+
+
+def check_epoch(epoch: int, what: str) -> None:
+    """Raises CorruptDatabase for an epoch in a database that no node ever wrote, nor would take from another."""
+    if not 0 <= epoch < limits.EPOCH_MAX:
+        raise CorruptDatabase(f"{what} is of epoch {epoch}, not from 0 to {limits.EPOCH_MAX - 1}")
+
+
+def roster_of(columns: Mapping[str, Any]) -> Roster:
+    """The roster that stands in a database, by its columns; raises CorruptDatabase where that can't be."""
+    where = f"{QUEUE_FILE}: is damaged: the roster"
+    check_epoch(columns["epoch"], where)
+    try:
+        lists = {name: unpack_members(columns[name]) for name in ("members", "absorbed")}
+    except msgspec.MsgspecError as error:
+        raise CorruptDatabase(f"{where} can't be read: {error}") from error
+    rest = {name: value for name, value in columns.items() if name != "into_genesis"}
+    return Roster(**rest | lists, into=columns["into_genesis"])
 
 
 def pack_frame(packed_rows: list[bytes]) -> bytes:
@@ -130,7 +152,7 @@ def unpack_frame(rows: Rows) -> Unpacked:
             unpacked.epoch = max(unpacked.epoch, row.epoch)
             if isinstance(row, TaskRow):
                 if RANK[State(row.state)] != row.rank:
-                    raise Malformed(f"pulled task {row.id} is {row.state} and of rank {row.rank}")
+                    raise Malformed(f"task {row.id!r} is {row.state} and of rank {row.rank}")
                 unpacked.tasks.append(msgspec.structs.astuple(row))
             elif isinstance(row, PayloadRow):
                 unpacked.payloads.append(msgspec.structs.astuple(row))
@@ -139,16 +161,30 @@ def unpack_frame(rows: Rows) -> Unpacked:
                 unpack_members(row.absorbed)
                 unpacked.roster.append(msgspec.structs.astuple(row))
     except msgspec.MsgspecError as error:
-        raise Malformed(f"pulled rows: {error}") from error
+        raise Malformed(_explained(error, rows.rows)) from error
     for vector in (rows.vector, rows.committed, rows.dropped):
         _check_vector(vector.items())
     return unpacked
 
 
+def _explained(error: msgspec.MsgspecError, frame: bytes) -> str:
+    """msgspec's error, with row and column by name where it tells their places."""
+    text, _, path = str(error).partition(" - at `$")
+    place = re.match(r"\[(\d+)\]\[([1-9]\d*)\]", path)
+    try:
+        row = msgspec.msgpack.decode(frame)[int(place[1])] if place else None
+    except msgspec.MsgspecError:
+        row = None  # what comes after it is no better
+    if place is None or row is None:
+        return f"rows: {error}"
+    column = _NAMES[row[0]][int(place[2]) - 1]
+    return f"{row[0]} {row[1]!r:.80}: {column}: {text[:1].lower()}{text[1:]}"
+
+
 def _check_vector(entries: Iterable[tuple[object, object]]) -> None:
     for writer, seq in entries:
         if not (isinstance(writer, str) and 0 < len(writer) <= 64 and isinstance(seq, int) and 0 <= seq <= 1 << 62):
-            raise Malformed(f"pulled rows: {writer!r:.80}: {seq!r:.40} is no entry of a vector")
+            raise Malformed(f"{writer!r:.80}: {seq!r:.40} is no entry of a vector")
 
 
 def as_json(values: Iterable[str] | Mapping[str, int]) -> str:

@@ -68,7 +68,7 @@ def test_what_is_there_is_replaced_by_force_only(tmp_path: Path) -> None:
         ("restore", "none", 2, "none: there is no such file"),
         ("restore", "text", 3, "text: is no database; give a file that meshq backup made"),
         ("restore", "cut", 3, "cut: is cut off: it has 5000 of"),
-        ("restore", ".", 3, "can't be read: Is a directory"),
+        ("restore", ".", 3, "is a folder; give a file that meshq backup made"),
     ],
 )
 def test_a_refusal_is_one_line_and_changes_nothing(

@@ -21,6 +21,7 @@ from meshq.core.events import (
     Tick,
     VoteReply,
 )
+from meshq.core.limits import EPOCH_MAX
 from meshq.core.messages import Vote, VoteAnswer
 from tests.unit.lease_bench import (
     TIMING,
@@ -94,6 +95,15 @@ def test_the_vote_exceeds_every_epoch_that_anybody_answered_with() -> None:
     lease.step(says_yes(B, ballot, 0.0, epoch=7, roster=lease.roster), 0.1)
     effects = lease.step(says_yes(C, ballot, 0.0, epoch=3, roster=lease.roster), 0.1)
     assert set(sent(effects, Vote).values()) == {vote_for(31)}
+
+
+def test_an_epoch_that_nobody_could_read_is_neither_promised_nor_asked_for() -> None:
+    lease = lease_of(A)
+    ballot = sent(lease.step(Tick(), 0.0), Vote)[B]
+    lease.step(no_vote(C, ballot, 0.0, epoch=EPOCH_MAX - 1, reason="promised"), 0.1)
+    effects = lease.step(says_yes(B, ballot, 0.0, epoch=1, roster=THREE), 0.1)
+    assert [type(effect) for effect in effects] == [Ended]
+    assert (lease.role, lease.voter.promise.epoch) == (Role.FOLLOWER, 0)
 
 
 def test_an_answer_of_an_earlier_pre_vote_counts_for_nothing() -> None:

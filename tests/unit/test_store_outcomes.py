@@ -18,6 +18,7 @@ from meshq.store.inline import memory_connection
 from meshq.store.queue import Budget
 
 PEN = Pen("a", 1, True)
+BY_HAND = "only POST /task/1/retry, or retry() of a client, runs it again"
 ERROR = msgspec.msgpack.encode({"type": "ValueError", "message": "no", "traceback": "tb"})
 
 
@@ -33,9 +34,9 @@ def runs(conn: Connection, *ids: str, **changes: Any) -> None:
     claim(conn)
 
 
-def claim(conn: Connection, now_ms: int = 2000) -> list[tuple[Task, bytes]]:
+def claim(conn: Connection, now_ms: int = 2000, node: str = "w") -> list[tuple[Task, bytes]]:
     return queue.claim(
-        conn, PEN, "w", ["primes"], Budget(99), shown={"a": 1 << 40}, now_ms=now_ms, limit=99
+        conn, PEN, node, ["primes"], Budget(99), shown={"a": 1 << 40}, now_ms=now_ms, limit=99
     )  # fmt: skip
 
 
@@ -126,12 +127,11 @@ def test_the_third_crash_ends_the_task_and_says_so(conn: Connection) -> None:
     for crashes in (1, 2):
         assert finish(conn, outcome("1", "crashed")).finished == ()
         assert (there(conn).crashes, there(conn).failures) == (crashes, 0)
-        claim(conn, 99_000)
+        claim(conn, 99_000, node="v")
     assert finish(conn, outcome("1", "crashed")).finished == ("1",)
     assert there(conn).crashes == 3
-    assert message(conn) == {
-        "type": "ValueError", "message": "no (given up: the process that ran it died 3 times)", "traceback": "tb",
-    }  # fmt: skip
+    given_up = f"no (given up: the process that ran it died 3 times, on w, v; {BY_HAND})"
+    assert message(conn) == {"type": "ValueError", "message": given_up, "traceback": "tb"}
 
 
 @pytest.mark.parametrize("error", [None, b"\xc1", msgspec.msgpack.encode([1])])
@@ -140,7 +140,7 @@ def test_an_error_that_cannot_be_read_still_ends_with_the_reason(conn: Connectio
     for _ in range(3):
         finish(conn, outcome("1", "crashed", error=error))
         claim(conn, 99_000)
-    assert message(conn)["message"] == "given up: the process that ran it died 3 times"
+    assert message(conn)["message"] == f"given up: the process that ran it died 3 times, on w; {BY_HAND}"
 
 
 def test_a_released_run_costs_nothing_but_its_attempt(conn: Connection) -> None:
@@ -191,9 +191,8 @@ def test_the_last_loss_of_its_node_ends_the_task_and_says_so(conn: Connection) -
     assert queue.count_losses(conn, PEN, ["1"], 3, 6000) == (), "it is finished"
     task = there(conn)
     assert (task.state, task.losses, task.finished_ms, task.majority) == ("failed", 3, 5000, 1)
-    assert message(conn) == {
-        "type": "NodeLost", "message": "given up: the node that ran it was lost 3 times", "traceback": "",
-    }  # fmt: skip
+    given_up = f"given up: the node that ran it was lost 3 times, on w; {BY_HAND}"
+    assert message(conn) == {"type": "NodeLost", "message": given_up, "traceback": ""}
 
 
 # -- rows that a merge changed under a claim -------------------------------------------------------------

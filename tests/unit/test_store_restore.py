@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from meshq.core.limits import EPOCH_MAX
 from meshq.errors import Conflict, CorruptDatabase, NewerDatabase, NotFound, StoreError
 from meshq.store import backup, files, identity, lock, peers
 from meshq.store.schema import OUTBOX, QUEUE
@@ -154,11 +155,11 @@ def test_a_running_daemon_is_refused(tmp_path: Path, copy: Path) -> None:
 def bad_files(folder: Path, whole: bytes) -> Iterator[tuple[Path, type[StoreError], str]]:
     """Files that are not to be restored, each with what is said."""
     contents: dict[str, tuple[bytes, type[StoreError], str]] = {
-        "empty": (b"", StoreError, "is no database"),
-        "text": (b"hello\n" * 100, StoreError, "is no database"),
+        "empty": (b"", StoreError, "is empty; give a file that meshq backup made"),
+        "text": (b"hello\n" * 100, StoreError, "is no database; give a file that meshq backup made"),
         "head": (whole[:50], CorruptDatabase, "is cut off"),
         "short": (whole[: len(whole) // 2], CorruptDatabase, rf"is cut off: it has {len(whole) // 2} of {len(whole)}"),
-        "byte": (whole[:-1], CorruptDatabase, "is cut off"),
+        "byte": (whole[:-1], CorruptDatabase, "is cut off.*; give another copy"),
         "holes": (whole[:4096] + b"\0" * (len(whole) - 4096), CorruptDatabase, "is damaged"),
         "page": (whole[: -4096 * 3] + os.urandom(4096) + whole[-4096 * 2 :], CorruptDatabase, "is damaged"),
     }
@@ -173,7 +174,9 @@ def bad_files(folder: Path, whole: bytes) -> Iterator[tuple[Path, type[StoreErro
     ):
         with opened(folder / name) as conn:
             conn.executescript(sql)
-        says = "upgrade meshq on this machine" if newer else "no queue of meshq"
+        says = "no queue of meshq; give a file that meshq backup made"
+        if newer:
+            says = f"is of version {len(QUEUE.migrations()) + 1}, and .* up to {len(QUEUE.migrations())}; upgrade meshq"
         yield folder / name, NewerDatabase if newer else StoreError, says
     for name, sql in (
         ("trigger", "CREATE TRIGGER t AFTER INSERT ON tasks BEGIN DELETE FROM meta; END"),
@@ -184,6 +187,18 @@ def bad_files(folder: Path, whole: bytes) -> Iterator[tuple[Path, type[StoreErro
         with opened(folder / name) as conn:
             conn.execute(sql)
         yield folder / name, StoreError, "no queue of meshq"
+    for name, sql, says in (
+        (
+            "epoch",
+            f"UPDATE tasks SET epoch = {EPOCH_MAX} WHERE id LIKE '%07'",
+            f"epoch: .*<= {EPOCH_MAX - 1}; give another",
+        ),
+        ("state", "UPDATE tasks SET state = 'asleep' WHERE id LIKE '%07'", f"task '{7:032x}': state: .*'asleep'"),
+    ):
+        (folder / name).write_bytes(whole)
+        with opened(folder / name) as conn:
+            conn.execute(sql)
+        yield folder / name, CorruptDatabase, f"is damaged: .*{says}"
 
 
 def test_what_is_no_good_is_refused_and_changes_nothing(tmp_path: Path, copy: Path) -> None:
@@ -199,7 +214,7 @@ def test_what_is_no_good_is_refused_and_changes_nothing(tmp_path: Path, copy: Pa
         assert {each.name: each.read_bytes() for each in data_dir.iterdir()} == before, path
     with pytest.raises(NotFound, match="there is no such file"):
         backup.restore(tmp_path / "none", tmp_path / "made", quiet)
-    with pytest.raises(StoreError, match="can't be read"):
+    with pytest.raises(StoreError, match="bad: is a folder; give a file that meshq backup made"):
         backup.restore(folder, tmp_path / "made", quiet)
     assert not (tmp_path / "made").exists()
 
