@@ -21,7 +21,8 @@ from meshq.errors import ConfigError
 
 Seconds = Annotated[float, Meta(gt=0, le=30 * 86400)]
 Count = Annotated[int, Meta(ge=1, le=10_000_000)]
-Bytes = Annotated[int, Meta(ge=1024, le=1 << 30)]
+# A value has to pass between nodes in one frame, of limits.FRAME_BYTES_MAX at most.
+Bytes = Annotated[int, Meta(ge=1024, le=48 << 20)]
 
 ENV_PREFIX = "MESHQ_"
 # Read by the command line or by tasks, and no setting of the daemon.

@@ -68,6 +68,11 @@ class Copies:
             return None
         return sum(max(0, seq - copy.vector.get(writer, 0)) for writer, seq in vector.items())
 
+    def is_within(self, node: str, vector: Vector) -> bool:
+        """Whether this vector covers all that the node is known to hold; False where it has not pulled."""
+        copy = self._copies.get(node)
+        return copy is not None and quorum.covers(vector, copy.vector)
+
     def covers(self, node: str, vector: Vector) -> bool:
         """Whether it is known to hold all of this."""
         copy = self._copies.get(node)

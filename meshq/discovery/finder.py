@@ -119,7 +119,7 @@ class Finder:
     def own_addresses(self) -> tuple[str, ...]:
         """Where others reach this node, to tell them: without addresses that mean something here only."""
         here = [local.ip for local in usable(self._host) if not is_link_local(local.ip)]
-        return tuple(format_address(ip, self._port) for ip in here)
+        return tuple(format_address(ip, self._port) for ip in here[:HINTS_MAX])
 
     def _merge(self, node: str, addresses: tuple[str, ...], boot: str = "") -> None:
         before = self._known.get(node, ())

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from meshq.config import Config
 from meshq.core.claims import Claim, Claims, Spoken
+from meshq.core.ids import short
 from meshq.core.limits import JOBS_PER_GET_MAX, WAIT_S_MAX
 from meshq.core.ports import Clock
 from meshq.core.requests import ClaimRef, Get, Got, Heartbeat, HeartbeatAnswer, Job, Outcome, ResultsTaken, SubmitResult
@@ -121,7 +122,7 @@ class Dispatcher:
 
     def why_waiting(self, task: Task) -> str:
         """Why nobody runs a task that could be handed out."""
-        workers = [worker for worker in self.claims.alive(self._clock.boot_s()) if not worker.draining]
+        workers = [each for each in self.claims.alive(self._clock.boot_s()) if each.slots and not each.draining]
         able = [worker for worker in workers if task.name in (worker.tasks or {})]
         if self._only_new and not (task.writer == self._replicator.me and task.seq > self._after):
             return (
@@ -131,8 +132,15 @@ class Dispatcher:
             return "after a takeover, all workers that may still run it have to speak first"
         if not able:
             return f"no live worker knows {task.name}"
-        if all(worker.running >= worker.slots for worker in able):
-            return f"all {sum(worker.slots for worker in able)} slots of the workers that know {task.name} are busy"
+        if all(self.paused(worker.node) for worker in able):
+            why = self.paused(able[0].node)
+            return f"every worker that knows {task.name} is paused; {able[0].name or short(able[0].node)}: {why}"
+        able = [worker for worker in able if not self.paused(worker.node)]
+        elsewhere = [worker for worker in able if task.id not in self._machines.avoided(worker.node)]
+        if all(worker.running >= worker.slots for worker in elsewhere):
+            crashed = ", but not those on which it crashed," if len(elsewhere) < len(able) else ""
+            slots = sum(worker.slots for worker in elsewhere)
+            return f"all {slots} slots of the workers that know {task.name}{crashed} are busy"
         return "it is next in line"
 
     # -- the workers' three ------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from meshq.config import Config
+from meshq.core.ids import short
 from meshq.core.ports import Clock
 from meshq.core.quorum import majority
 from meshq.core.reports import ClusterStory, Event, Standpoint, TaskStory
@@ -172,10 +173,16 @@ class Explain:
     def _cluster_waits(self, leader: str | None, kind: Kind) -> str:
         if leader is not None and not kind:
             return ""
+        roster = self._replicator.roster
         names = ", ".join(self._peers.name_of(node) for node in self._peers.missing())
+        if roster.genesis and not roster.members:
+            cluster = f"the machines of cluster {short(roster.genesis)}, which this one became part of"
+            return f"{cluster}; if they never come back, run `meshq recover`"
         if not names:
             return "" if leader is not None else "an election"
         text = f"{names}: {self._majority()} are needed for a majority"
         if kind is Kind.COLD:
             return f"{text}; until then only new tasks run here. If they never return, run `meshq recover`"
+        if self._replicator.me not in roster.members:
+            return f"{text}. If they never return, run `meshq recover`"
         return text

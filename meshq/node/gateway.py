@@ -14,8 +14,9 @@ from meshq.errors import InvariantBroken, MeshqError, NoLeader, NotFound, Stoppi
 from meshq.node.counters import Counters
 from meshq.node.elector import Elector
 from meshq.node.explain import Explain
-from meshq.node.leadership import Leadership, Reign
+from meshq.node.leadership import Leadership
 from meshq.node.recovery import Recovery
+from meshq.node.reign import Reign
 from meshq.node.views import Views
 from meshq.store.outbox import Outbox
 from meshq.wire import codec

@@ -11,7 +11,8 @@ from meshq.node import journal
 from meshq.node.counters import Counters
 from meshq.node.dispatcher import Dispatcher
 from meshq.node.peers import Peers
-from meshq.node.replicator import Replicator, Tally
+from meshq.node.replicator import Replicator
+from meshq.node.tally import Tally
 from meshq.store import feed
 
 

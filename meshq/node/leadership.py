@@ -17,15 +17,12 @@ from meshq.core.succession import Succession
 from meshq.errors import MeshqError, NoLeader, NotLeader, StoreError
 from meshq.node import journal
 from meshq.node.counters import Counters
-from meshq.node.dispatcher import Dispatcher
 from meshq.node.elector import Elector
-from meshq.node.homecoming import Homecoming
-from meshq.node.intake import Intake
-from meshq.node.janitor import Janitor
 from meshq.node.peers import Peers
-from meshq.node.replicator import Replicator, Tally
+from meshq.node.reign import Reign
+from meshq.node.replicator import Replicator
 from meshq.node.signal import Signal
-from meshq.node.steward import Steward
+from meshq.node.tally import Tally
 from meshq.node.waiters import Waiters
 from meshq.store import meta, queue
 from meshq.store.database import Connection
@@ -35,30 +32,6 @@ GIVE_BACK_S = 5.0
 COLD_SINCE = "cold_since"
 RETRY_S = 0.2
 FIRST_WRITE_S = 1.0
-
-
-class Reign:
-    """One leadership: what a leader has and a follower has not."""
-
-    def __init__(
-        self,
-        term: Term,
-        replicator: Replicator,
-        elector: Elector,
-        peers: Peers,
-        clock: Clock,
-        config: Config,
-        counters: Counters,
-        waiters: Waiters,
-        expected: Mapping[str, float],
-        after: int,
-    ) -> None:
-        self.term = term
-        self.dispatcher = Dispatcher(term, replicator, clock, config, counters, waiters, expected, after)
-        self.intake = Intake(replicator, self.dispatcher, waiters, clock, config)
-        self.homecoming = Homecoming(term, replicator, self.dispatcher, peers, clock, counters)
-        self.janitor = Janitor(term, replicator, clock, config, counters)
-        self.steward = Steward(term, replicator, elector, peers, clock, config)
 
 
 class Leadership:
@@ -100,6 +73,7 @@ class Leadership:
         self._letting_go = False
         self._leads_split = False
         self._came_home: list[tuple[str, Tally]] = []  # gathered after a split, to be reported
+        self._comes_home = Signal()
 
     async def run(self) -> None:
         """Owns the tasks of leaderships until it is cancelled."""
@@ -181,6 +155,7 @@ class Leadership:
                 tally = await replicator.fetch(node)
                 if apart:
                     self._came_home.append((node, tally))
+                    self._comes_home.notify()
         except MeshqError as error:
             self._counters.add("gather_failed", f"{node}: {error}")
             self._elector.tell(GatherFailed(epoch, node))
@@ -199,27 +174,41 @@ class Leadership:
                 tasks.create_task(reign.homecoming.run())
                 tasks.create_task(self._give_back(term))
                 tasks.create_task(reign.janitor.run())
-                while self._came_home:
-                    await reign.homecoming.report(*self._came_home.pop())
+                tasks.create_task(self._report(reign))
         except* MeshqError as group:
             for error in group.exceptions:
                 self._counters.add("leadership_failed", str(error))
             self._elector.tell(Resign(str(group.exceptions[0]), term.epoch))
 
+    async def _report(self, reign: Reign) -> None:
+        """Says what was gathered, also from those whose answers were under way when this node began to lead."""
+        while True:
+            count = self._comes_home.count
+            while self._came_home:
+                node, tally = self._came_home.pop()
+                reign.dispatcher.merged(tally.tasks)
+                await reign.homecoming.report(node, tally)
+            await self._comes_home.after(count)
+
     async def _lead_split(self, term: Term) -> None:
         """Goes on without a majority; no first write, since the rows of others are none of this split's business."""
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                reign = await self._begin(term)
-                tasks.create_task(reign.dispatcher.run())
-                tasks.create_task(reign.homecoming.run())
-                while True:
-                    # Copies that went away no longer hold up what waits.
-                    await asyncio.sleep(self._config.heartbeat_s)
-                    self._replicator.advance()
-        except* MeshqError as group:
-            for error in group.exceptions:
-                self._counters.add("split_failed", str(error))
+        while True:
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    reign = await self._begin(term)
+                    tasks.create_task(reign.dispatcher.run())
+                    tasks.create_task(reign.homecoming.run())
+                    while True:
+                        # Copies that went away no longer hold up what waits.
+                        await asyncio.sleep(self._config.heartbeat_s)
+                        self._replicator.advance()
+            except* MeshqError as group:
+                for error in group.exceptions:
+                    self._counters.add("split_failed", str(error))
+            # A disk that fails ends no split: there is nobody to whom it could be left.
+            self._end_reign()
+            await asyncio.sleep(self._config.heartbeat_s)
+            self._replicator.begin(term)
 
     async def _begin(self, term: Term) -> Reign:
         expected = await self._expected()
@@ -281,6 +270,9 @@ class Leadership:
 
     def _stop_reign(self) -> None:
         self._running = None
+        self._end_reign()
+
+    def _end_reign(self) -> None:
         self._replicator.end()
         if self.reign is not None:
             self.reign.dispatcher.end()

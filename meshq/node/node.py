@@ -11,6 +11,7 @@ from typing import Any, cast
 from meshq import __version__
 from meshq.config import Config
 from meshq.core.events import Timing
+from meshq.core.ids import short
 from meshq.core.lease import Lease
 from meshq.core.messages import PROTOCOL_VERSION, Call, Done, Handover, Hello, Leave, Pull, Renew, Vote
 from meshq.core.ports import Clock, Pool, Transport
@@ -262,18 +263,29 @@ class Node:
         told: list[str] = []
         while True:
             await asyncio.sleep(MISSING_S)
-            members = self.replicator.roster.members
-            missing = self.peers.missing()
-            if self.elector.leader() is not None or len(members) - len(missing) >= majority(len(members)):
+            roster = self.replicator.roster
+            members = roster.members
+            missing = [self.peers.name_of(node) for node in self.peers.missing()]
+            if roster.genesis and not members:
+                missing = [f"the machines of cluster {short(roster.genesis)}, which this one became part of"]
+            elif len(members) - len(missing) >= majority(len(members)):
+                missing = []
+            if self.elector.leader() is not None:
                 missing = []
             # Seen twice: a node that has just woken up has not asked the others yet.
             if missing and missing == seen and missing != told:
                 told = missing
-                names = ", ".join(self.peers.name_of(node) for node in missing)
-                text = f"no leader: waiting for {names}; {majority(len(members))} of {len(members)} replicas are needed"
-                journal.warn("waiting", text, missing=missing)
+                journal.warn("waiting", self._waiting(missing, len(members)), missing=missing)
             seen = missing
             told = told if missing else []
+
+    def _waiting(self, names: list[str], replicas: int) -> str:
+        text = f"no leader: waiting for {', '.join(names)}"
+        if replicas:
+            text += f"; {majority(replicas)} of {replicas} replicas are needed"
+        # Whoever is a replica goes on without a majority after a while.
+        alone = self.me not in self.replicator.roster.members
+        return f"{text}; if they never come back, go on with this copy: meshq recover" if alone else text
 
     async def _wake_agent(self) -> None:
         while True:

@@ -210,10 +210,12 @@ class Peers:
         ]
         return min(elders, default="")
 
-    def dissolved(self) -> set[str]:
-        """The clusters that live nodes of this one came from."""
-        ours = self._replicator.roster.genesis
-        return {genesis for hello in self._live() if hello.roster.genesis == ours for genesis in hello.dissolved}
+    def came_home(self) -> set[str]:
+        """The clusters that live nodes of this one came from, this one too, and whose rows are here with theirs."""
+        ours, home = self._replicator.roster.genesis, self._replicator.is_home
+        hellos = {node: hello for node in self.book if (hello := self.hello_of(node)) is not None}
+        told = [hello for node, hello in hellos.items() if hello.roster.genesis == ours and home(node)]
+        return {genesis for hello in (self._describe(), *told) for genesis in hello.dissolved}
 
     def absorber(self, genesis: str) -> str:
         """A reachable cluster that this one became part of; empty if there is none."""
@@ -289,7 +291,7 @@ class Peers:
             journal.tell("found", f"found {self.name_of(node)}", node=node)
         # The one that worked comes first, here and in what is remembered and told.
         worked = self._address_of(node)
-        peer.addresses = tuple(dict.fromkeys((*([worked] if worked else ()), *hello.addresses)))
+        peer.addresses = tuple(dict.fromkeys((*([worked] if worked else ()), *hello.addresses)))[:HINTS_MAX]
         now = self._clock.boot_s()
         if answered:
             peer.heard_ms = self._clock.wall_ms()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -25,33 +25,19 @@ from meshq.node.commits import Commits
 from meshq.node.counters import Counters
 from meshq.node.elector import Elector
 from meshq.node.signal import Signal
+from meshq.node.tally import Tally
 from meshq.store import feed
 from meshq.store.database import BaseDatabase, Connection
 from meshq.store.feed import Pen
 
 T = TypeVar("T")
 IDLE_S = 3.0
+# So many frames are sent before anything of an answer need have arrived.
+UNDER_WAY_FRAMES = 5
 
 
 def _own_seq(me: str, conn: Connection) -> int:
     return feed.read_seq(conn, me)
-
-
-@dataclass(slots=True)
-class Tally:
-    """What one pull changed: which tasks, how many had finished on both sides, differently, and how many are held."""
-
-    tasks: list[str] = field(default_factory=list)
-    twice: int = 0
-    differed: int = 0
-    held: int = 0
-
-    def add(self, applied: feed.Applied) -> None:
-        """Counts one frame."""
-        self.tasks += applied.tasks
-        self.twice += applied.twice
-        self.differed += applied.differed
-        self.held += applied.held
 
 
 def _apply(rows: Rows, pen: Pen | None, now_ms: int, source: str, conn: Connection) -> feed.Applied:
@@ -205,9 +191,9 @@ class Replicator:
         while self._writing:
             await self.changed.after(self.changed.count)
 
-    def resume(self) -> None:
-        """Lets those writes begin that waited."""
-        self._quiet = False
+    def resume(self, *, for_good: bool = False) -> None:
+        """Lets those writes begin that waited; also where it was to be for good, if `for_good` says so."""
+        self._quiet, self._over = False, self._over and not for_good
         self.changed.notify()
 
     async def _not_quiet(self) -> None:
@@ -287,6 +273,8 @@ class Replicator:
 
     async def adopt_roster(self, roster: Roster) -> None:
         """Keeps a newer roster that the leader told; a row alone claims nothing, so no vector changes."""
+        if self._over:
+            return  # it is of the cluster that is no more
         if roster.genesis and self.roster.genesis in ("", roster.genesis) and roster.key > self.roster.key:
             await self.database.write(lambda conn: feed.upsert_roster(conn, roster))
             await self.reload_roster()
@@ -312,9 +300,11 @@ class Replicator:
         self.copies.answered(sender, committed, self._clock.boot_s())
         version = self._transport.version_of(sender)
         steps = self.database.stream(lambda conn: feed.rows_beyond(conn, pull.vector, PULL_FRAME_BYTES, version))
+        count = 0
         async with aclosing(steps) as frames:
             async for rows in frames:
-                if sender in self.roster.members:
+                count += 1
+                if count > UNDER_WAY_FRAMES and sender in self.roster.members:
                     self.commits.progress_at = self._clock.boot_s()  # a large copy takes its time, and is under way
                 # What this leader knows to be committed may be newer than what it last wrote down.
                 yield replace(rows, committed=quorum.merge(rows.committed, committed)) if rows.last else rows
@@ -347,6 +337,10 @@ class Replicator:
     def behind(self, node: str) -> int | None:
         """By how many versions the node's copy is behind this leader's; None if it has not pulled."""
         return 0 if node == self.me else self.copies.behind(node, self.vector)
+
+    def is_home(self, node: str) -> bool:
+        """Whether all that the node's copy holds is here."""
+        return node == self.me or self.copies.is_within(node, self.vector)
 
     def has_everything(self, node: str) -> bool:
         """Whether the node's copy holds all that this leader's does."""

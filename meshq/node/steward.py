@@ -66,7 +66,8 @@ class Steward:
             return None  # this cluster is being dissolved
         if into := self._peers.elder_cluster(roster.genesis):
             return replace(roster, into=into, version=roster.version + 1)
-        if new := sorted(self._peers.dissolved() - {*roster.absorbed, roster.genesis}):
+        # Not before: it lets in who was cut off meanwhile, and what a majority had shown has to be here first.
+        if new := sorted(self._peers.came_home() - {*roster.absorbed, roster.genesis}):
             absorbed = (*roster.absorbed, *new)[-ABSORBED_MAX:]
             return replace(roster, absorbed=absorbed, version=roster.version + 1)
         return next_change(roster, self._me, self._candidates(), self._config.replicas)

@@ -59,7 +59,7 @@ class Union:
             try:
                 if into := self._into():
                     return await self._dissolve(into)
-                if self._follower.is_synced():
+                if self._follower.is_synced() or self._elector.leads():
                     await self._forget_known()
             except StoreError as error:
                 # Nothing has happened then, and the disk may have room again in a moment.
@@ -81,7 +81,11 @@ class Union:
         journal.tell("dissolved", f"cluster {genesis[-8:]} becomes part of {into[-8:]}", genesis=genesis, into=into)
         # What this life still wrote afterwards would be of a cluster that is no more.
         await self._replicator.quiesce(for_good=True)
-        await self._replicator.database.write(lambda conn: feed.dissolve(conn, into))
+        try:
+            await self._replicator.database.write(lambda conn: feed.dissolve(conn, into))
+        except StoreError:
+            self._replicator.resume(for_good=True)
+            raise
         self._reborn(f"this cluster became part of {into[-8:]}")
 
     def _into(self) -> str:

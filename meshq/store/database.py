@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar, cast
 
 import aiosqlite
 
-from meshq.errors import CorruptDatabase, DiskFailed, DiskFull, MeshqError, StoreError
+from meshq.errors import CorruptDatabase, DiskFailed, DiskFull, InvariantBroken, MeshqError, StoreError
 from meshq.store.files import disk_error
 from meshq.store.schema import QUEUE, Schema, migrate
 
@@ -89,6 +89,9 @@ class _Change(Generic[T]):
 
     def outcome(self) -> T:
         """The work's result, or its error."""
+        if isinstance(self.error, (sqlite3.Error, OverflowError)):
+            # What no database can hold should have been refused long before: it ends a request, and no daemon.
+            raise InvariantBroken(f"what was to be written can't be: {self.error}") from self.error
         if self.error is not None:
             raise self.error
         if not self.committed:

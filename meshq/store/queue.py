@@ -229,14 +229,15 @@ def adopt(
     That nobody else holds them, the caller knows.
 
     Returns:
-        The tasks whose runs count now, and those whose runs don't: finished, or not here.
+        The tasks whose runs count now, and those whose runs don't: finished, not here, or no run of this task.
     """
     tasks = get_many(conn, [run.task for run in runs])
     adopted: dict[str, Task] = {}
     refused: list[str] = []
     for run in runs:
         task = tasks.get(run.task)
-        if task is not None and task.state in OPEN:
+        # Some claims may have been lost with the leader that gave them, but never so many: it is no run of ours.
+        if task is not None and task.state in OPEN and run.attempt <= task.attempt + limits.ATTEMPTS_AHEAD_MAX:
             adopted.setdefault(run.task, moves.adopted(task, worker, run.attempt, now_ms, cause))
         else:
             refused.append(run.task)

@@ -42,9 +42,18 @@ RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "limit": (1, limits.PAGE_TASKS_MAX),
     "delay_s": (0, limits.TIMEOUT_S_MAX),
     "count": (1, limits.BATCH_TASKS_MAX),
+    "attempt": (0, limits.ATTEMPT_MAX),
+    "not_before_ms": (0, limits.TIME_MS_MAX),
 }
 # The longest text, tuple or map, by message and field. A text of any other field is held by the frame's cap alone.
 LENGTHS_MAX: Final[Mapping[tuple[str, str], int]] = {
+    ("Get", "node"): limits.ID_CHARS_MAX,
+    ("Get", "boot"): limits.ID_CHARS_MAX,
+    ("Heartbeat", "node"): limits.ID_CHARS_MAX,
+    ("Heartbeat", "boot"): limits.ID_CHARS_MAX,
+    ("SubmitResult", "node"): limits.ID_CHARS_MAX,
+    ("SubmitResult", "boot"): limits.ID_CHARS_MAX,
+    ("TaskSpec", "id"): limits.ID_CHARS_MAX,
     ("Hello", "addresses"): limits.HINTS_MAX,
     ("Hello", "peers"): limits.HINTS_MAX,
     ("PeerHint", "addresses"): limits.HINTS_MAX,
@@ -61,6 +70,13 @@ LENGTHS_MAX: Final[Mapping[tuple[str, str], int]] = {
     ("WaitQuery", "ids"): limits.WAIT_IDS_MAX,
     ("Forget", "node"): limits.NAME_CHARS_MAX,
 }
+
+
+# Texts that must not be empty.
+FILLED: Final = frozenset({
+    ("Get", "node"), ("Get", "boot"), ("Heartbeat", "node"), ("Heartbeat", "boot"), ("SubmitResult", "node"),
+    ("SubmitResult", "boot"), ("TaskSpec", "id"),
+})  # fmt: skip
 
 
 def encode(message: Any) -> bytes:
@@ -172,6 +188,8 @@ def _faults(message: Any, prefix: str) -> Iterator[tuple[str, str]]:
             longest = LENGTHS_MAX.get(cap_key)
             if longest is not None and len(value) > longest:
                 yield prefix + name, f"has {len(value)} {_SIZED[kind]}; at most {longest} are allowed"
+            elif not value and cap_key in FILLED:
+                yield prefix + name, "must not be empty"
             elif kind is dict:
                 yield from _vector_faults(value, prefix + name)
             elif kind is tuple and value and dataclasses.is_dataclass(value[0]):

@@ -102,7 +102,9 @@ def submit_result(body: dict[str, Any]) -> SubmitResult:
     if len(form.outcomes) > limits.OUTCOMES_MAX:
         raise Malformed(f"outcomes: has {len(form.outcomes)} entries; at most {limits.OUTCOMES_MAX} are allowed")
     outcomes = tuple(_outcome(outcome, f"outcomes[{index}].") for index, outcome in enumerate(form.outcomes))
-    return SubmitResult(node=form.node, boot=form.boot, outcomes=outcomes)
+    result = SubmitResult(node=form.node, boot=form.boot, outcomes=outcomes)
+    codec.check(result, "")
+    return result
 
 
 def task_id(text: str) -> str:

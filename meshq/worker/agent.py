@@ -73,9 +73,11 @@ class Agent:
         self._on_event = on_event
         self._epochs = Epochs(on_event)
         self._sleep = Sleep(clock, config.dead_after_s, self._on_slept)
+        self._room = asyncio.Event()
         self._handin = HandIn(
-            node, boot, work, results, clock, config, self._epochs, self._sleep, on_event, work_is_local
-        )
+            node, boot, work, results, clock, config, self._epochs, self._sleep, on_event, work_is_local,
+            self._room.set,
+        )  # fmt: skip
         self._held: dict[str, _Held] = {}
         self._work_s = 0.0
         self._durations = Durations()
@@ -83,7 +85,6 @@ class Agent:
         self._gets, self._heartbeats = Calls(), Calls()
         # A heartbeat that hangs must not look like a sleep: the clocks are looked at before and after it.
         self._beat_answer_s = min(ANSWER_S, config.dead_after_s / 2)
-        self._room = asyncio.Event()
         self._get_backoff = Backoff(GET_FIRST_S, GET_LAST_S, clock.random)
         self._beat = asyncio.Event()
         self._tell = True

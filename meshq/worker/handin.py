@@ -36,6 +36,7 @@ class HandIn:
         on_event: Is told what was refused or failed.
         work_is_local: Says whether the leader is this very node. Its outcomes are on disk once it took them, so
             they go to it directly, and to the outbox only if it fails.
+        on_fewer: Is called when fewer runs wait for a leader.
     """
 
     def __init__(
@@ -50,11 +51,12 @@ class HandIn:
         sleep: Sleep,
         on_event: OnEvent,
         work_is_local: Callable[[], bool],
+        on_fewer: Callable[[], None],
     ) -> None:
         self._node, self._boot = node, boot
         self._work, self._results = work, results
         self._epochs, self._sleep = epochs, sleep
-        self._on_event, self._work_is_local = on_event, work_is_local
+        self._on_event, self._work_is_local, self._on_fewer = on_event, work_is_local, on_fewer
         self._batch_bytes = min(config.body_bytes_max // 2, BATCH_BYTES_MAX)
         self._calls = Calls()
         self._claims: dict[ClaimRef, None] = {}
@@ -78,6 +80,7 @@ class HandIn:
     def forget(self, claim: ClaimRef) -> None:
         """The leader does not want this run named any more; its outcome is sent all the same."""
         self._claims.pop(claim, None)
+        self._on_fewer()
 
     def wake(self) -> None:
         """There is a new leader: ends the pauses, and the waiting for the old one."""
@@ -160,6 +163,7 @@ class HandIn:
             unkept = {outcome.claim for outcome in self._unkept}
             self._claims = {claim: None for claim in self._claims if claim in unkept}
             self._progress.set()
+            self._on_fewer()
 
     async def _send(self, entries: Sequence[tuple[int, str, Outcome]]) -> None:
         start = 0
@@ -233,3 +237,4 @@ class HandIn:
             for outcome in outcomes:
                 self._claims.pop(outcome.claim, None)
         self._progress.set()
+        self._on_fewer()

@@ -12,6 +12,7 @@ from meshq.core.reports import TaskView
 from meshq.core.requests import Job, Submitted
 from meshq.core.task import FINISHED
 from meshq.store import feed
+from tests.sim.host import KINDS
 from tests.sim.ledger import Ledger
 from tests.sim.machine import Machine
 from tests.sim.world import SimWorld
@@ -45,6 +46,7 @@ class Checker:
         self.ledger.on_moved = self._on_moved
         self.lost = 0
         self.changed = 0
+        self.runs: Counter[str] = Counter()  # of tasks that end well where nothing is broken
         self._boots: dict[tuple[str, int, int], set[str]] = {}
         world.watcher = self
         world.network.watch = self.on_message
@@ -117,11 +119,12 @@ class Checker:
         self.look_at_leaders()
 
     def look_at_leaders(self) -> None:
-        """At most one machine leads a majority of a cluster at any instant; a recovery makes another cluster of it."""
+        """At most one machine leads a majority of a cluster at any instant; each recovery makes another cluster."""
         leaders = self.world.leaders()
         if len(leaders) < 2:
             return
-        clusters = Counter(self.world.cluster_of(node) for node in leaders)
+        rosters = [self.world.roster_of(node) for node in leaders]
+        clusters = Counter((roster.genesis, self.ledger.line(roster.writer, roster.seq)) for roster in rosters)
         if max(clusters.values()) > 1:
             self.fail(f"{len(leaders)} leaders: {[self.world.name(node) for node in leaders]}")
 
@@ -155,6 +158,8 @@ class Checker:
 
     def on_run(self, machine: Machine, job: Job) -> None:
         """A run begins: a claim is held once, by each leader that gave it."""
+        if KINDS.get(job.name, KINDS["work"])[1] == "done" and job.timeout_s is None:
+            self.runs[job.id] += 1
         run = (job.id, job.epoch, job.attempt)
         boots = self._boots.setdefault(run, set())
         boots.add(machine.boot)
@@ -172,7 +177,8 @@ class Checker:
     def look_at_vectors(self) -> None:
         """No vector claims what is not there: looked at after each transaction, so this is the last of them."""
         for machine in self.world.machines.values():
-            self.ledger.look(machine)
+            if not machine.gone:  # else its disk may be another's by now
+                self.ledger.look(machine)
 
     def is_settled(self) -> bool:
         """Whether all is finished, everywhere the same, nothing waits, and the lowest machine leads."""

@@ -7,14 +7,18 @@ from collections.abc import Coroutine
 from typing import Any
 
 from meshq.core import requests as ask
+from meshq.core.limits import PULL_FRAME_BYTES
 from meshq.core.reports import TaskView, TaskViews
 from meshq.core.requests import Submitted, TaskSpec
+from meshq.wire import values
 from tests.sim.checks import Checker
 from tests.sim.world import SimWorld
 
 THINK_S = 0.8
 PATIENCE_S = 8.0
 NAMES = {"work": 8, "slow": 2, "fail": 1, "crash": 1, "hang": 1}
+LARGE_SHARE = 0.05  # of the tasks have large arguments
+SMALL, LARGE = (values.pack([[b"x" * size], {}]) for size in (1, PULL_FRAME_BYTES * 2 // 3))
 ACTS = {"submit": 5, "repeat": 2, "look": 5, "wait": 3, "cancel": 1, "retry": 1, "list": 1}
 
 
@@ -67,13 +71,16 @@ class Client:
         rng = self._world.rng
         name = rng.choices(list(NAMES), list(NAMES.values()))[0]
         timeout_s = 2.0 if name == "hang" and rng.random() < 0.7 else None
+        # A large value is a row of its own, and a pull with two of them comes in parts.
+        payload = LARGE if rng.random() < LARGE_SHARE else SMALL
         return self._world.spec(
-            name, retries=rng.choice((0, 0, 2)), backoff_s=0.5, timeout_s=timeout_s, priority=rng.choice((0, 0, 5))
-        )
+            name, retries=rng.choice((0, 0, 2)), backoff_s=0.5, timeout_s=timeout_s, priority=rng.choice((0, 0, 5)),
+            payload=payload,
+        )  # fmt: skip
 
     async def _ask(self, node: str, request: ask.Request) -> None:
         answer = await self._world.at(node, lambda running: running.gateway.call(request))
-        cluster = self._world.cluster_of(node)[0]
+        cluster = self._world.roster_of(node).genesis
         match answer:
             case Submitted():
                 self._checker.on_submitted(answer)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from meshq.store import feed
+from meshq.store import feed, meta
 from meshq.store.database import Connection
 from meshq.store.inline import InlineDatabase, memory_connection
 from meshq.store.rows import unpack_members
@@ -111,6 +111,17 @@ class Disk:
             InlineDatabase(self.promise, delay, lambda: after_write("promise")),
             InlineDatabase(self.outbox, delay, lambda: after_write("outbox")),
         )
+
+    def copy(self) -> Disk:
+        """Another disk with the same databases."""
+        other = Disk()
+        for name in ("queue", "promise", "outbox"):
+            getattr(self, name).backup(getattr(other, name))
+        return other
+
+    def note(self, key: str, value: str) -> None:
+        """Notes a fact about the queue's database, as the house does."""
+        meta.put(self.queue, key, value)
 
     def fail(self, how: Failing, *names: str) -> None:
         """Has these databases fail from now, or all."""

@@ -12,7 +12,7 @@ from typing import Any
 from meshq.core.quorum import majority
 from meshq.core.task import FINISHED, State
 from meshq.store import feed
-from tests.sim.disk import Touched
+from tests.sim.disk import WATCHED, Touched
 from tests.sim.machine import Machine
 
 Row = tuple[str, str]  # table, and what names the row
@@ -43,6 +43,7 @@ class Ledger:
         self._forgiven: dict[str, dict[str, int]] = {}
         self.on_moved: Callable[[Machine], None] = lambda machine: None
         self._rosters: dict[tuple[str, int], str] = {}  # stamp -> whose roster it is
+        self._lines: dict[tuple[str, int], tuple[str, int]] = {}  # a roster's stamp -> that of what it goes back to
         self._sizes: dict[str, list[tuple[float, int]]] = {}  # when a cluster's roster was written, and of how many
         self._now = now
         self._fail = fail
@@ -63,6 +64,10 @@ class Ledger:
             return frozenset(self._held)
         return frozenset(node for node, rows in self._held.items() if row in rows)
 
+    def line(self, writer: str, seq: int) -> tuple[str, int]:
+        """What the roster with this stamp goes back to: two people may each have made one copy the cluster."""
+        return self._lines.get((writer, seq), (writer, seq))
+
     def least_majority(self, cluster: str, since_s: float) -> int:
         """The majority of the smallest roster of a cluster that counted at any time since then; 0 if it is unknown."""
         sizes = self._sizes.get(cluster, [])
@@ -75,7 +80,9 @@ class Ledger:
         """Takes up what the last transaction changed on this machine's disk."""
         disk = machine.disk
         touched, disk.touched = disk.touched, []
-        held = self._held.setdefault(machine.node, {})
+        if machine.node not in self._held:
+            self._begin(machine)
+        held = self._held[machine.node]
         moved = self._has_moved(machine, touched)
         moments = dict.fromkeys(self._take(machine, held, touched, moved=moved))
         vector = feed.read_vector(disk.queue)
@@ -84,6 +91,14 @@ class Ledger:
             self._vectors[machine.node] = vector
         for moment in moments:
             self._moment(machine, moment)
+
+    def _begin(self, machine: Machine) -> None:
+        """What is on its disk when it is looked at first: nothing, or what another node had."""
+        tables = [table for table, _, _ in WATCHED]
+        versions = ((table, machine.disk.versions(table)) for table in tables) if machine.disk.genesis() else ()
+        self._held[machine.node] = {(table, row): key for table, rows in versions for row, key in rows.items()}
+        self._vectors[machine.node] = feed.read_vector(machine.disk.queue)
+        self._genesis[machine.node] = machine.disk.genesis()
 
     def _has_moved(self, machine: Machine, touched: list[Touched]) -> bool:
         """Whether it belongs to another cluster now: then its rows begin anew there."""
@@ -149,6 +164,7 @@ class Ledger:
         if known is None:
             self.stamps[writer, seq] = (row, key)
             if row[0] == "roster":
+                self._lines[writer, seq] = self._line(change)
                 genesis = self._rosters[writer, seq] = machine.disk.genesis()
                 self._sizes.setdefault(genesis, []).append((self._now(), machine.disk.roster_size()))
         if change.state == State.PURGED:
@@ -159,6 +175,14 @@ class Ledger:
             return "finish"
         first = "submit" if change.old is None else "wait"
         return {State.RUNNING: "claim", State.PURGED: "purge"}.get(State(change.state), first)
+
+    def _line(self, change: Touched) -> tuple[str, int]:
+        """The stamp of the roster that it goes back to: of the founding, or of a copy that was made the cluster."""
+        assert change.new is not None
+        old, new = change.old, change.new
+        if old is None or old[0] < new[0]:
+            return new[-2:]
+        return self._lines.get(old[-2:], old[-2:])
 
     def _gone(self, machine: Machine, row: Row, before: Key | None, *, moved: bool) -> None:
         """A row is not there any more: a tombstone was dropped, or what nobody else has was set aside."""

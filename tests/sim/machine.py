@@ -17,16 +17,17 @@ class Machine:
         name: What people call it.
         config: Its settings.
         timeline: Its clocks.
+        disk: What it keeps.
 
     `wall_ahead_ms` is by how much its wall clock is wrong. `gone` is one that never comes back, its disk neither.
     """
 
-    def __init__(self, node: str, name: str, config: Config, timeline: Timeline) -> None:
+    def __init__(self, node: str, name: str, config: Config, timeline: Timeline, disk: Disk) -> None:
         self.node = node
         self.name = name
         self.config = config
         self.timeline = timeline
-        self.disk = Disk()
+        self.disk = disk
         self.wall_ahead_ms = 0
         self.process: Process | None = None
         self.running: Node | None = None

@@ -20,7 +20,7 @@ LOOK_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """How a seed went."""
+    """How a seed went; `run_twice` counts tasks that neither failed, nor crashed, nor were ended by a time limit."""
 
     seed: int
     swarm: Swarm
@@ -49,7 +49,6 @@ def run_seed(seed: int, nodes: int | None = None, policy: str | None = None) -> 
     checker = Checker(world)
     strikes = Strikes(world, checker, swarm)
     world.run(_live(world, checker, strikes, swarm))
-    runs = Counter(task for task, _, _ in world.runs)
     return Report(
         seed=seed,
         swarm=swarm,
@@ -57,7 +56,7 @@ def run_seed(seed: int, nodes: int | None = None, policy: str | None = None) -> 
         story=tuple(world.story),
         acknowledged=len(checker.told.acknowledged),
         shown=len(checker.told.shown),
-        run_twice=sum(count > 1 for count in runs.values()),
+        run_twice=sum(count > 1 for count in checker.runs.values()),
         lost=checker.lost,
         changed=checker.changed,
         strikes=strikes.count,

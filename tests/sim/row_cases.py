@@ -16,7 +16,7 @@ from tests.sim.world import SimWorld
 
 async def show(world: SimWorld, checker: Checker, node: str, task: str) -> None:
     """A client looks."""
-    checker.on_view(await world.task(node, task), cluster=world.cluster_of(node)[0])
+    checker.on_view(await world.task(node, task), cluster=world.roster_of(node).genesis)
 
 
 async def with_a_task(world: SimWorld, checker: Checker) -> tuple[Worker, TaskSpec]:

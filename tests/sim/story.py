@@ -145,6 +145,27 @@ def members(world: SimWorld, node: str) -> tuple[str, ...]:
     return running(world, node).replicator.roster.members
 
 
+def promised(world: SimWorld, node: str) -> int:
+    """The highest epoch that this machine promised, as its disk has it."""
+    return world.machines[node].disk.promised()[0]
+
+
+def is_whole(world: SimWorld) -> bool:
+    """Whether all machines are one cluster, led by the lowest id."""
+    return world.is_one_cluster() and world.reigns(world.nodes[0])
+
+
+async def all_done(world: SimWorld, *tasks: str, within_s: float = 60.0) -> None:
+    """Waits until every machine has these tasks, done."""
+    here = [machine for machine in world.machines.values() if not machine.gone]
+
+    def holds() -> bool:
+        tables = [dict(machine.disk.rows("SELECT id, state FROM tasks")) for machine in here]
+        return all(table.get(task) == "done" for table in tables for task in tasks)
+
+    await world.until("all is done everywhere", holds, within_s)
+
+
 def waiting_outcomes(world: SimWorld, node: str) -> int:
     """How many outcomes wait on this machine's disk for a leader."""
     sql = "SELECT count(*) FROM entries WHERE kind = 'result'"

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+from msgspec import structs
+
 from meshq.core import requests as ask
-from meshq.core.split import Kind
 from meshq.node.node import Node
 from tests.sim.checks import Checker
-from tests.sim.disk import Failing
+from tests.sim.disk import Disk, Failing
 from tests.sim.machine import Machine
 from tests.sim.swarm import WEATHERS, Swarm
 from tests.sim.world import SimWorld
@@ -24,10 +26,15 @@ LEADER_SHARE = 0.4  # of strikes hit who leads
 MACHINES_MAX = 7
 FORGET_TRY_S = 5.0
 RECOVER_S = 60.0  # without a leader, though all that is left is up
-# The moments at which an ambush waits: a write of its own, or a message, of the machine that it hits.
-MOMENTS = (
-    "finish", "submit", "claim", "wait", "roster", "promise", "prepare", "ready", "go", "leave", "vote", "full",
-)  # fmt: skip
+NEVER_SHARE = 0.3  # of the machines that join never vote
+# The moments at which an ambush waits: a write of its own, or a message, of the machine that it hits. Those
+# at which most is at stake are waited for more often.
+MOMENTS = {
+    "finish": 3, "submit": 1, "claim": 1, "wait": 1, "roster": 3, "promise": 2,
+    "prepare": 1, "ready": 1, "go": 1, "leave": 1, "vote": 1, "full": 1,
+}  # fmt: skip
+STEPS = ("prepare", "ready", "go", "vote")
+AMBUSHES_AT_ONCE = 3
 AMBUSHES = ("crash", "crash", "isolate", "pause", "sleep", "disk")
 
 
@@ -60,7 +67,7 @@ class Strikes:
         self._swarm = swarm
         self._ambushes: list[Ambush] = []
         self._over = False
-        self._over_at = 0.0
+        self._all_up_at = math.inf
         self._wall_ahead_ms = 0
         self._stopping: list[asyncio.Task[None]] = []
         self._gone: str | None = None
@@ -69,6 +76,7 @@ class Strikes:
             "stop": self.stop, "join": self.join, "forget": self.forget, "isolate": self.isolate,
             "halves": self.halves, "bridge": self.bridge, "one_way": self.one_way, "weather": self.weather,
             "disk": self.disk, "slow_disk": self.slow_disk, "wall": self.wall, "ambush": self.ambush,
+            "handover": self.handover, "clone": self.clone, "restore": self.restore,
         }  # fmt: skip
         checker.on_moment = self._on_moment
 
@@ -85,7 +93,6 @@ class Strikes:
     async def end(self) -> None:
         """Everything heals: clocks are set right, what is down is started, and who never comes back is forgotten."""
         world, self._over = self._world, True
-        self._over_at = world.loop.now
         self._ambushes.clear()
         world.tell("all heals")
         world.network.heal()
@@ -97,8 +104,9 @@ class Strikes:
             world.resume(node)
         if self._stopping:
             await asyncio.wait(self._stopping, timeout=60.0)
-        for machine in world.machines.values():
+        for machine in list(world.machines.values()):
             self._restart(machine)
+        self._all_up_at = world.loop.now
 
     # -- who and when ------------------------------------------------------------------------------------
 
@@ -174,20 +182,27 @@ class Strikes:
     def join(self, _: Machine) -> None:
         """A machine that was never there before."""
         if len(self._world.nodes) < MACHINES_MAX:
-            self._world.start(self._world.add())
+            never = self._rng.random() < NEVER_SHARE
+            config = structs.replace(self._swarm.config, replica="never" if never else "auto")
+            self._world.start(self._world.add(config))
 
     def forget(self, machine: Machine) -> None:
         """Its disk is gone for good, and somebody says so."""
+        if self._may_lose_one():
+            self._world.tell(f"{machine.name} never comes back")
+            self._lose(machine)
+
+    def _may_lose_one(self) -> bool:
         leaders = self._world.leaders()
         running = self._world.machines[leaders[0]].running if leaders else None
-        enough = running is not None and len(running.replicator.roster.members) >= 3
-        if self._gone is None and enough:
-            self._gone = machine.node
-            machine.gone = True
-            self._world.tell(f"{machine.name} never comes back")
-            self._world.crash(machine.node)
-            # Whoever says so is a person, and no part of the daemon at whose very moment this strikes.
-            self._world.outside(partial(self._world.loop.create_task, self._forget(machine.node)))
+        return self._gone is None and running is not None and len(running.replicator.roster.members) >= 3
+
+    def _lose(self, machine: Machine) -> None:
+        self._gone = machine.node
+        machine.gone = True
+        self._world.crash(machine.node)
+        # Whoever says so is a person, and no part of the daemon at whose very moment this strikes.
+        self._world.outside(partial(self._world.loop.create_task, self._forget(machine.node)))
 
     async def _forget(self, node: str) -> None:
         """Tells whoever still counts on it, again and again: a cluster that they join may count on it, too."""
@@ -200,21 +215,35 @@ class Strikes:
             self._world.tell(f"{asked.name} is told to forget {self._world.name(node)}")
             work = self._world.at(asked.node, lambda running: running.gateway.call(ask.Forget(node=node)))
             await asyncio.wait([work], timeout=FORGET_TRY_S)
-            if self._over and self._is_hopeless(asked):
+            if self._is_hopeless(asked):
                 # Too few of its cluster are left, so a person makes this copy the cluster.
                 self._world.tell(f"{asked.name} is told to recover")
                 await asyncio.wait([self._world.at(asked.node, _recover)], timeout=FORGET_TRY_S)
 
     def _is_hopeless(self, machine: Machine) -> bool:
         """Whether it knows no majority's leader, and waited for one for long enough since all that is left is up."""
-        running, waited_s = machine.running, self._world.loop.now - self._over_at
-        if running is None or running.elector.majority_leader() is not None:
-            return False
-        return running.elector.kind() is Kind.COLD or waited_s >= RECOVER_S
+        running, waited_s = machine.running, self._world.loop.now - self._all_up_at
+        return running is not None and running.elector.majority_leader() is None and waited_s >= RECOVER_S
 
     @staticmethod
     def _roster_of(machine: Machine) -> tuple[str, ...]:
         return machine.running.replicator.roster.members if machine.running is not None else ()
+
+    def clone(self, machine: Machine) -> None:
+        """Somebody copies the data directory to a machine that was never there before."""
+        if machine.up and len(self._world.nodes) < MACHINES_MAX:
+            self._world.start(self._world.heir(machine.node, machine.disk.copy()))
+
+    def restore(self, machine: Machine) -> None:
+        """The disk as it is now is brought back some time later: what was written meanwhile is lost there."""
+        if machine.up:
+            self._later(2.0, 15.0, partial(self._bring_back, machine, machine.disk.copy()))
+
+    def _bring_back(self, machine: Machine, snapshot: Disk) -> None:
+        if not machine.gone and self._may_lose_one():
+            self._lose(machine)
+            restored = self._world.machines[self._world.heir(machine.node, snapshot)]
+            self._later(0.1, 15.0, partial(self._restart, restored))
 
     # -- the network -------------------------------------------------------------------------------------
 
@@ -294,5 +323,16 @@ class Strikes:
 
     def ambush(self, _: Machine) -> None:
         """Something happens just when a machine has written or said something that matters."""
+        for moment in self._rng.choices(list(MOMENTS), list(MOMENTS.values()), k=AMBUSHES_AT_ONCE):
+            self._wait_for(moment)
+
+    def _wait_for(self, moment: str) -> None:
         rng = self._rng
-        self._ambushes.append(Ambush(rng.choice(MOMENTS), rng.choice(AMBUSHES), rng.choice((0.0, 0.0, 0.002, 0.05))))
+        self._ambushes.append(Ambush(moment, rng.choice(AMBUSHES), rng.choice((0.0, 0.0, 0.002, 0.05))))
+
+    def handover(self, machine: Machine) -> None:
+        """A leader stops in order, and something happens between the steps of its hand-over."""
+        leaders = self._world.leaders()
+        if leaders:
+            self._wait_for(self._rng.choice(STEPS))
+            self.stop(self._world.machines[leaders[0]])

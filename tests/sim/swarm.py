@@ -18,7 +18,8 @@ WEATHERS = (Weather(), Weather(0.02, 0.05, 0.001, 0.02), Weather(0.1, 0.1, 0.001
 KINDS = {
     "crash": 3, "blackout": 1, "pause": 2, "sleep": 2, "stop": 1, "join": 1, "forget": 1,
     "isolate": 2, "halves": 2, "bridge": 1, "one_way": 2, "weather": 1,
-    "disk": 2, "slow_disk": 1, "wall": 1, "ambush": 4,
+    "disk": 2, "slow_disk": 1, "wall": 1, "ambush": 4, "handover": 2,
+    "clone": 1, "restore": 1,
 }  # fmt: skip
 
 

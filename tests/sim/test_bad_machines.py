@@ -8,7 +8,7 @@ from typing import Any
 
 from meshq.core import requests as ask
 from meshq.core.requests import Job, Outcome, TaskSpec
-from meshq.node.leadership import Reign
+from meshq.node.reign import Reign
 from tests.sim.story import Worker, call, done, members, message_of, pool, running, states, story, submit, view
 from tests.sim.world import SimWorld
 
@@ -140,6 +140,29 @@ async def test_the_setting_says_how_many_crashes_pause(world: SimWorld) -> None:
     assert paused(world, BAD) == ""
     await crash_one(bad)
     assert paused(world, BAD).startswith("2 different tasks crashed here")
+
+
+@story()
+async def test_explain_says_that_a_task_waits_for_another_machine_or_for_the_end_of_a_pause(world: SimWorld) -> None:
+    bad, good = await two_workers(world)
+    await submit(world, bad.node, spec_of(world))
+    other = await good.one()
+    await good.beat(other)
+    await submit(world, bad.node, spec := spec_of(world))
+    await crash_one(bad)
+    waits = (await call(world, bad.node, ask.TaskStoryQuery(id=spec.id))).waits
+    assert waits == "all 1 slots of the workers that know work, but not those on which it crashed, are busy"
+    await good.hand_in(done(other))
+    await pass_one(good)
+    await submit(world, bad.node, spec_of(world))
+    await pass_one(bad)
+    await pause_bad(world, bad, good)
+    for _ in range(12):
+        await bad.beat()
+        await asyncio.sleep(1.0)
+    await submit(world, bad.node, spec := spec_of(world))
+    waits = (await call(world, bad.node, ask.TaskStoryQuery(id=spec.id))).waits
+    assert waits.startswith("every worker that knows work is paused; bad machine: 3 different tasks crashed here")
 
 
 @story()

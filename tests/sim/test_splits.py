@@ -8,13 +8,8 @@ import pytest
 
 from meshq.core.requests import Forget, Recover
 from meshq.errors import Conflict, NoLeader
-from tests.sim.story import call, status, story, submit, view
+from tests.sim.story import call, is_whole, status, story, submit, view
 from tests.sim.world import SimWorld
-
-
-def is_whole(world: SimWorld) -> bool:
-    """Whether all machines are one cluster again, led by the lowest id."""
-    return world.is_one_cluster() and world.reigns(world.nodes[0])
 
 
 @story(2, slots=2)

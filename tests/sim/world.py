@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 from meshq.config import Config
 from meshq.core.ids import uuid7
-from meshq.core.membership import NOBODY
+from meshq.core.membership import NOBODY, Roster
 from meshq.core.reports import TaskView
 from meshq.core.requests import Job, Submit, Submitted, TaskQuery, TaskSpec
 from meshq.errors import MeshqError, NotFound
@@ -20,6 +20,7 @@ from meshq.node.node import Node, World
 from meshq.store.outbox import Outbox
 from meshq.store.promise import PromiseStore
 from meshq.wire import values
+from tests.sim.disk import Disk
 from tests.sim.host import TASKS, WALL_START_MS, SimClock, SimPool
 from tests.sim.loop import Process, Timeline, VirtualLoop
 from tests.sim.machine import Machine
@@ -98,7 +99,7 @@ class SimWorld:
 
     # -- machines ----------------------------------------------------------------------------------------
 
-    def add(self, config: Config | None = None) -> str:
+    def add(self, config: Config | None = None, disk: Disk | None = None) -> str:
         """A new machine, which was never started; its id is higher than all before."""
         index = len(self.nodes)
         node = uuid7(WALL_START_MS + index, self.rng.getrandbits(74))
@@ -106,7 +107,7 @@ class SimWorld:
         if self.drift:
             rate = self.rng.uniform(1 - self.drift, 1 + self.drift)
             timeline = Timeline(rate, self.rng.choice((0.0, 3.0, 86_400.0)))
-        self.machines[node] = Machine(node, f"n{index}", config or self._config, timeline)
+        self.machines[node] = Machine(node, f"n{index}", config or self._config, timeline, disk or Disk())
         self.nodes.append(node)
         return node
 
@@ -145,6 +146,25 @@ class SimWorld:
         self._kill(machine)
         self.start(machine.node)
 
+    def _copied(self, machine: Machine, process: Process, reason: str) -> None:
+        """The daemon found that its id is not its own any more."""
+        if not process.dead:
+            self.tell(f"{machine.name} ends: {reason}")
+            self.outside(partial(self._renamed, machine))
+
+    def _renamed(self, machine: Machine) -> None:
+        self._kill(machine)
+        machine.gone = True
+        self.start(self.heir(machine.node, machine.disk))
+
+    def heir(self, node: str, disk: Disk) -> str:
+        """A machine with a database of another node, which its house has found out: it has an id of its own."""
+        disk.note("formerly", node)
+        found = self.add(self.machines[node].config, disk)
+        self.tell(f"{self.name(found)} has what {self.name(node)} had")
+        self._after_write(self.machines[found], "queue")
+        return found
+
     def _ended(self, machine: Machine, process: Process, error: BaseException) -> None:
         """The daemon ended with an error of meshq's own, as it may when its disk fails at the start."""
         if process.dead:
@@ -176,6 +196,7 @@ class SimWorld:
             announced=announced, told=lambda node, addresses: None, addresses=lambda: (f"{machine.name}:7373",),
             address_of=lambda node: None,
             pid=machine.starts, reborn=partial(self._reborn, machine, process),
+            copied=partial(self._copied, machine, process),
         )  # fmt: skip
         node = Node(machine.node, boot, machine.name, machine.config, world, on_stop=lambda leave: None)
         await node.load()
@@ -253,11 +274,10 @@ class SimWorld:
             if machine.running is not None and machine.running.elector.leads()
         ]
 
-    def cluster_of(self, node: str) -> tuple[str, int]:
-        """The cluster that a machine believes it belongs to, and how often one copy was made the cluster."""
+    def roster_of(self, node: str) -> Roster:
+        """The roster as a machine knows it; an empty one where no daemon runs."""
         running = self.machines[node].running
-        roster = running.replicator.roster if running is not None else NOBODY
-        return roster.genesis, roster.recovery
+        return running.replicator.roster if running is not None else NOBODY
 
     def is_one_cluster(self) -> bool:
         """Whether every machine that is left follows one roster, which names as many of them as there may be."""

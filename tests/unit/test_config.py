@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 from meshq.config import FIELDS, Config, load
+from meshq.core.limits import EPOCH_MAX, FRAME_BYTES_MAX
+from meshq.core.messages import Rows
 from meshq.errors import ConfigError
+from meshq.store.rows import PayloadRow, pack, pack_frame
+from meshq.wire import codec
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -102,11 +106,23 @@ def test_a_setting_like_none_is_answered_with_all(tmp_path: Path) -> None:
         ('cluster = "a\\tb"', "cluster = 'a\\tb'"),
         ("seeds = 'a:1'", "seeds = 'a:1'"),
         ("body_bytes_max = 1", "body_bytes_max = 1"),
+        ("body_bytes_max = 50331649", "body_bytes_max = 50331649"),
+        ("result_bytes_max = 50331649", "result_bytes_max = 50331649"),
     ],
 )
 def test_a_value_out_of_range_is_named_with_its_source(tmp_path: Path, text: str, said: str) -> None:
     message = refusal(tmp_path, text + "\n")
     assert message.startswith(f"{tmp_path / 'meshq.toml'}: {said}: ")
+
+
+def test_a_value_of_the_largest_size_that_is_allowed_passes_between_nodes() -> None:
+    largest = 48 << 20
+    found = load(overrides={"body_bytes_max": largest, "result_bytes_max": largest})
+    assert (found.body_bytes_max, found.result_bytes_max) == (largest, largest)
+    row = PayloadRow(ref="x" * 256, epoch=EPOCH_MAX - 1, version=1 << 62, writer="a" * 64, seq=1, body=bytes(largest))
+    names = {f"{number:064}": 1 << 62 for number in range(1000)}
+    rows = Rows(rows=pack_frame([pack(row)]), last=True, vector=names, committed=names, dropped=names)
+    assert len(codec.encode(rows)) < FRAME_BYTES_MAX
 
 
 def test_the_source_of_a_wrong_value_may_be_the_environment_or_an_option() -> None:

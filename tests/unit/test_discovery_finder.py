@@ -6,12 +6,18 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import ifaddr
+import pytest
+
 from meshq.core.ids import cluster_hash
 from meshq.core.limits import HINTS_MAX
+from meshq.core.membership import NOBODY
+from meshq.core.messages import Hello
 from meshq.discovery.addresses import usable
 from meshq.discovery.finder import Events, Finder
 from meshq.discovery.mdns import Found
 from meshq.discovery.seeds import Seed
+from meshq.wire import codec
 
 ME, ANNA, BERT = "0" * 32, "a" * 32, "b" * 32
 
@@ -136,3 +142,16 @@ def test_own_addresses_are_of_use_to_others() -> None:
     finder, _ = make(port=7999)
     own = finder.own_addresses()
     assert all(address.endswith(":7999") and "fe80" not in address for address in own)
+
+
+def test_more_own_addresses_than_a_hello_may_tell_are_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Containers and virtual networks: an interface for each.
+    here = [ifaddr.Adapter(f"eth{n}", f"eth{n}", [ifaddr.IP("127.0.0.1", 8, "")], index=n) for n in range(1, 100)]
+    monkeypatch.setattr(ifaddr, "get_adapters", lambda: here)
+    finder, _ = make()
+    assert len(usable()) == 99
+    own = finder.own_addresses()
+    assert len(own) == HINTS_MAX
+    codec.check(Hello(
+        boot="b", name="n", addresses=own, roster=NOBODY, votes=True, slots=1, running=0,
+    ))  # fmt: skip

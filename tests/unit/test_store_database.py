@@ -15,7 +15,7 @@ from typing import Any
 import aiosqlite
 import pytest
 
-from meshq.errors import CorruptDatabase, DiskFailed, DiskFull, NewerDatabase, StoreError
+from meshq.errors import CorruptDatabase, DiskFailed, DiskFull, InvariantBroken, NewerDatabase, StoreError
 from meshq.store.database import BaseDatabase, Connection, Database
 from meshq.store.inline import InlineDatabase, memory_connection
 from meshq.store.schema import OUTBOX, PROMISE, QUEUE, Schema, migrate
@@ -70,7 +70,24 @@ async def test_a_work_that_raises_is_rolled_back_alone(database: BaseDatabase) -
 
 async def test_a_constraint_that_fails_belongs_to_its_caller(database: BaseDatabase) -> None:
     results = await asyncio.gather(*(writing(key, database) for key in ("a", "a", "b")), return_exceptions=True)
-    assert isinstance(results[1], sqlite3.IntegrityError)
+    assert isinstance(results[1], InvariantBroken)
+    assert "UNIQUE" in results[1].message
+    assert await database.read(keys) == ["a", "b"]
+
+
+@pytest.mark.parametrize("value", [1 << 63, object()], ids=["too large", "no value"])
+async def test_what_no_database_can_hold_ends_its_own_write_only(database: BaseDatabase, value: object) -> None:
+    def work(conn: Connection) -> None:
+        conn.execute("INSERT INTO meta (key, value) VALUES ('kept', ?)", ("",))
+        conn.execute("INSERT INTO meta (key, value) VALUES ('odd', ?)", (value,))
+
+    # Beside others in one commit, and alone.
+    results = await asyncio.gather(writing("a", database), database.write(work), return_exceptions=True)
+    assert results[0] == "a"
+    assert isinstance(results[1], InvariantBroken)
+    with pytest.raises(InvariantBroken, match="can't be"):
+        await database.write(work)
+    assert await writing("b", database) == "b"
     assert await database.read(keys) == ["a", "b"]
 
 

@@ -31,7 +31,8 @@ def example(hint: Any, *, full: bool) -> Any:
     if dataclasses.is_dataclass(hint):
         assert isinstance(hint, type)
         hints = get_type_hints(hint)
-        return hint(**{field.name: example(hints[field.name], full=full) for field in fields(hint)})
+        filled = {name: "x" for cls, name in codec.FILLED if cls == hint.__name__}
+        return hint(**{field.name: example(hints[field.name], full=full) for field in fields(hint)} | filled)
     samples: dict[type, tuple[Any, Any]] = {
         int: (7, 1), float: (2.5, 1.0), str: ("ø", ""), bytes: (b"\x00\xff", b""), bool: (True, False),
     }  # fmt: skip

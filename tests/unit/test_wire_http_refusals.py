@@ -50,6 +50,7 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
         ({"name": "f", "delay_s": 1, "not_before_ms": 1}, ["delay_s", "not_before_ms"]),
         ({"name": "f", "not_before_ms": -1}, ["not_before_ms"]),
         ({"name": "f", "not_before_ms": 1 << 63}, ["not_before_ms"]),
+        ({"name": "f", "not_before_ms": (1 << 62) + 1}, ["not_before_ms"]),
         ({"name": "f", "timeout_s": 0}, ["timeout_s"]),
         ({"name": "f", "timeout_s": {"$float": "inf"}}, ["timeout_s"]),
         ({"name": "f", "timeout_s": "1"}, ["timeout_s"]),
@@ -106,12 +107,13 @@ def told(*outcomes: Any) -> dict[str, Any]:
             ["wait_s", "60"],
         ),
         ("/heartbeat", {"node": 1}, ["node"]),
-        ("/heartbeat", {"node": "\ud800", "boot": "", "name": "", "slots": 1}, ["Unicode"]),
+        ("/heartbeat", {"node": "\ud800", "boot": "b", "name": "", "slots": 1}, ["Unicode"]),
         ("/wait", {"ids": "x"}, ["ids"]),
         ("/wait", {"ids": [], "wait_s": -1}, ["wait_s"]),
         ("/submit-result", {"node": "n", "boot": "b"}, ["outcomes"]),
         ("/submit-result", told(OUTCOME | {"kind": "x"}), ["outcomes[0].kind", "done"]),
         ("/submit-result", told(OUTCOME, OUTCOME | {"epoch": -1}), ["outcomes[1].epoch"]),
+        ("/submit-result", told(OUTCOME | {"attempt": (1 << 31) + 1}), ["outcomes[0].attempt", str(1 << 31)]),
         ("/submit-result", told(OUTCOME | {"kind": "failed"}), ["outcomes[0].error"]),
         ("/submit-result", told(OUTCOME | {"x": 1}), ["x", "known are"]),
     ],
@@ -122,6 +124,29 @@ async def test_what_workers_say_wrongly_is_named(desk: Desk, path: str, body: An
     for word in words:
         assert word in answer["message"]
     assert desk.service.seen == []
+
+
+WORKERS_SAY: dict[str, dict[str, Any]] = {
+    "/get-task": {"node": "n", "boot": "b", "number": 1, "slots": 1, "free": 1, "names": []},
+    "/heartbeat": {"node": "n", "boot": "b", "name": "", "slots": 1},
+    "/submit-result": told(OUTCOME),
+}
+
+
+@pytest.mark.parametrize("path", WORKERS_SAY)
+@pytest.mark.parametrize("field", ["node", "boot"])
+async def test_a_worker_that_is_nobody_or_too_long_is_refused_by_name(desk: Desk, path: str, field: str) -> None:
+    longest = "ø" * limits.ID_CHARS_MAX
+    for value, words in (("", ["empty"]), (longest + "x", [str(limits.ID_CHARS_MAX)])):
+        for asked in (desk.json, desk.packed):
+            status, answer = await asked("POST", path, WORKERS_SAY[path] | {field: value})
+            assert (status, answer["code"], answer["retryable"]) == (400, "malformed", False)
+            for word in (field, *words):
+                assert word in answer["message"]
+    assert desk.service.seen == []
+    await desk.json("POST", path, WORKERS_SAY[path] | {field: longest})
+    [(request, _)] = desk.service.seen
+    assert getattr(request, field) == longest
 
 
 async def test_an_error_that_is_too_long_is_refused(desk: Desk) -> None:

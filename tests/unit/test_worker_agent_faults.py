@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from meshq.config import Config
+from meshq.core.limits import CLAIMS_MAX
 from meshq.core.requests import Got
 from meshq.errors import DiskFull, InvariantBroken, Malformed, MeshqError, NoLeader, StaleEpoch, TooLarge
 from meshq.wire.values import unpack
@@ -262,3 +263,25 @@ def test_large_results_are_sent_in_parts_that_a_request_may_have() -> None:
         assert sent == [outcome.task for outcome in world.pool.ended]
 
     in_world(test, slots=30, config=Config(body_bytes_max=1 << 20))
+
+
+@pytest.mark.parametrize("how", ["a leader takes them", "the leader wants none of them", "the outbox forgets them"])
+def test_it_asks_again_when_fewer_runs_wait_for_a_leader(how: str) -> None:
+    async def test(world: World) -> None:
+        world.leader.refusals["submit_result"] = NoLeader()
+        ended = world.submit(CLAIMS_MAX // 2 + 1)
+        await world.until(lambda: len(world.results.entries) == len(ended))
+        asked = len(world.leader.gets)
+        late = world.submit(2)
+        # Beyond so many a Get and a heartbeat could not name them all.
+        await asyncio.sleep(60.0)
+        assert len(world.leader.gets) == asked
+        if how == "a leader takes them":
+            del world.leader.refusals["submit_result"]
+        elif how == "the leader wants none of them":
+            world.leader.invalid.update(ended)
+        else:
+            world.results.entries.clear()
+        await world.until(lambda: world.pool.begun.keys() >= {*late}, 60.0)
+
+    in_world(test)
