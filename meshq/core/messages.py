@@ -38,8 +38,9 @@ class Hello:
 
     `version` is the newest protocol version that this node speaks. `leader` is whom it follows, itself perhaps, in
     `epoch`. `split` is `warm` or `cold` while it works without a majority. `hears` are the replicas that answer it.
-    `formerly` is the id that it had before its database was copied or lost; `dissolved` are the geneses of
-    clusters that it came from and that its roster does not name yet.
+    `formerly` is the id that it had before its database was copied or lost; `dissolved` are the clusters in
+    which it was a replica and that its roster does not name yet: each genesis, and how many replicas' rows have to be
+    home before it may.
     """
 
     boot: str
@@ -57,7 +58,7 @@ class Hello:
     split: str = ""
     hears: tuple[str, ...] = ()
     formerly: str = ""
-    dissolved: tuple[str, ...] = ()
+    dissolved: dict[str, int] = field(default_factory=dict)
 
     @property
     def fresh(self) -> bool:

@@ -72,6 +72,7 @@ class Leadership:
         self._handing = False
         self._letting_go = False
         self._leads_split = False
+        self._told: Term | None = None
         self._came_home: list[tuple[str, Tally]] = []  # gathered after a split, to be reported
         self._comes_home = Signal()
 
@@ -223,8 +224,10 @@ class Leadership:
         )  # fmt: skip
         members = len(self._replicator.roster.members)
         if term.split:
-            text = f"leading without a majority ({term.kind}): too few of {members} replicas answer"
-            journal.warn("split", text, epoch=term.epoch, kind=str(term.kind))
+            if term != self._told:  # not with every try of one whose disk fails
+                text = f"leading without a majority ({term.kind}): too few of {members} replicas answer"
+                journal.warn("split", text, epoch=term.epoch, kind=str(term.kind))
+            self._told = term
         else:
             text = f"leading epoch {term.epoch}, {members} replica{'s'[: members != 1]}"
             journal.tell("leading", text, epoch=term.epoch)

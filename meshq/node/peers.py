@@ -211,11 +211,15 @@ class Peers:
         return min(elders, default="")
 
     def came_home(self) -> set[str]:
-        """The clusters that live nodes of this one came from, this one too, and whose rows are here with theirs."""
+        """The clusters that live nodes of this one came from, this one too, of which enough have brought their rows."""
         ours, home = self._replicator.roster.genesis, self._replicator.is_home
         hellos = {node: hello for node in self.book if (hello := self.hello_of(node)) is not None}
         told = [hello for node, hello in hellos.items() if hello.roster.genesis == ours and home(node)]
-        return {genesis for hello in (self._describe(), *told) for genesis in hello.dissolved}
+        needed: dict[str, list[int]] = {}
+        for hello in (self._describe(), *told):
+            for genesis, count in hello.dissolved.items():
+                needed.setdefault(genesis, []).append(count)
+        return {genesis for genesis, counts in needed.items() if len(counts) >= max(counts)}
 
     def absorber(self, genesis: str) -> str:
         """A reachable cluster that this one became part of; empty if there is none."""

@@ -39,7 +39,7 @@ class Union:
         counters: Counters,
         reborn: Callable[[str], None],
     ) -> None:
-        self.came_from: tuple[str, ...] = ()  # clusters that became part of this one, until its roster names them
+        self.came_from: dict[str, int] = {}  # clusters that became part of this one, until its roster names them
         self._replicator = replicator
         self._follower = follower
         self._elector = elector
@@ -68,7 +68,7 @@ class Union:
     async def _forget_known(self) -> None:
         """What the roster names as a part of this cluster needs to be told no longer."""
         absorbed = self._replicator.roster.absorbed
-        unknown = tuple(genesis for genesis in self.came_from if genesis not in absorbed)
+        unknown = {genesis: count for genesis, count in self.came_from.items() if genesis not in absorbed}
         if unknown != self.came_from:
             await self._replicator.database.write(lambda conn: clusters.note_came_from(conn, unknown))
             self.came_from = unknown
@@ -82,7 +82,7 @@ class Union:
         # What this life still wrote afterwards would be of a cluster that is no more.
         await self._replicator.quiesce(for_good=True)
         try:
-            await self._replicator.database.write(lambda conn: feed.dissolve(conn, into))
+            await self._replicator.database.write(lambda conn: feed.dissolve(conn, into, self._replicator.me))
         except StoreError:
             self._replicator.resume(for_good=True)
             raise

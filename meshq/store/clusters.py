@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 
+from meshq.core.quorum import majority
 from meshq.store import fullcopy, meta
 from meshq.store.database import Connection
 from meshq.store.rows import pack_members, unpack_members
@@ -12,7 +13,7 @@ DISSOLVED = "dissolved"  # the fact that tells which clusters this copy came fro
 CAME_FROM_MAX = 16
 
 
-def dissolve(conn: Connection, into: str) -> None:
+def dissolve(conn: Connection, into: str, me: str) -> None:
     """This database's cluster becomes part of another: its rows are kept, and every row of the other goes before them.
 
     All copies of the cluster that held the same rows hold the same ones afterwards. Nothing counts as committed any
@@ -22,8 +23,9 @@ def dissolve(conn: Connection, into: str) -> None:
     Args:
         conn: In one transaction.
         into: The other cluster's genesis.
+        me: This node; what it says of where it came from counts if it was a replica there.
     """
-    ended = conn.execute("SELECT genesis, absorbed FROM roster").fetchone()
+    ended = conn.execute("SELECT genesis, absorbed, members FROM roster").fetchone()
     conn.execute("UPDATE tasks SET majority = 0, epoch = 0")
     conn.execute("UPDATE payloads SET epoch = 0")
     for table in ("committed", "dropped", "roster"):
@@ -34,16 +36,23 @@ def dissolve(conn: Connection, into: str) -> None:
         (into, pack_members(())),
     )
     fullcopy.forget(conn)
-    if ended:
+    members = unpack_members(ended[2]) if ended else ()
+    if ended and me in members:
         # Those too that became part of it: a node that slept through both ends looks for where its own went.
-        note_came_from(conn, (*came_from(conn), *unpack_members(ended[1]), ended[0]))
+        count = majority(len(members))
+        note_came_from(conn, came_from(conn) | dict.fromkeys((*unpack_members(ended[1]), ended[0]), count))
 
 
-def came_from(conn: Connection) -> tuple[str, ...]:
-    """The geneses of the clusters that this copy came from and that its present one may not know of yet."""
-    return tuple((meta.get(conn, DISSOLVED) or "").split())
+def came_from(conn: Connection) -> dict[str, int]:
+    """The geneses of the clusters that this copy came from and that its present one may not know of yet.
+
+    Each with the number of nodes from there whose rows, taken together, hold all that a majority had there.
+    """
+    noted = (entry.split("/") for entry in (meta.get(conn, DISSOLVED) or "").split())
+    return {genesis: int(count) for genesis, count in noted}
 
 
-def note_came_from(conn: Connection, geneses: Iterable[str]) -> None:
+def note_came_from(conn: Connection, geneses: Mapping[str, int]) -> None:
     """Notes these in place of what was noted before; the newest ones, where they are many."""
-    meta.put(conn, DISSOLVED, " ".join([*dict.fromkeys(geneses)][-CAME_FROM_MAX:]))
+    newest = [*geneses.items()][-CAME_FROM_MAX:]
+    meta.put(conn, DISSOLVED, " ".join(f"{genesis}/{count}" for genesis, count in newest))

@@ -54,6 +54,7 @@ LENGTHS_MAX: Final[Mapping[tuple[str, str], int]] = {
     ("SubmitResult", "node"): limits.ID_CHARS_MAX,
     ("SubmitResult", "boot"): limits.ID_CHARS_MAX,
     ("TaskSpec", "id"): limits.ID_CHARS_MAX,
+    ("TaskSpec", "retry_of"): limits.ID_CHARS_MAX,
     ("Hello", "addresses"): limits.HINTS_MAX,
     ("Hello", "peers"): limits.HINTS_MAX,
     ("PeerHint", "addresses"): limits.HINTS_MAX,
@@ -75,7 +76,7 @@ LENGTHS_MAX: Final[Mapping[tuple[str, str], int]] = {
 # Texts that must not be empty.
 FILLED: Final = frozenset({
     ("Get", "node"), ("Get", "boot"), ("Heartbeat", "node"), ("Heartbeat", "boot"), ("SubmitResult", "node"),
-    ("SubmitResult", "boot"), ("TaskSpec", "id"),
+    ("SubmitResult", "boot"), ("TaskSpec", "id"), ("TaskSpec", "retry_of"),
 })  # fmt: skip
 
 
@@ -170,8 +171,10 @@ def out_of_range(name: str, value: float) -> str | None:
     low, high = RANGES.get(name, default)
     if low <= value <= high and value != math.inf:
         return None
+    if isinstance(value, int):
+        return f"must be from {low} to {high}, not {value}"
     span = f"from {low:g} to {high:.15g}" if high < math.inf else f"finite and at least {low:g}"
-    return f"must be {span}, not {value:.20g}" if isinstance(value, float) else f"must be {span}, not {value}"
+    return f"must be {span}, not {value:.20g}"
 
 
 def _faults(message: Any, prefix: str) -> Iterator[tuple[str, str]]:

@@ -61,7 +61,7 @@ def is_of(world: SimWorld, node: str, nodes: list[str]) -> bool:
 def told_by(world: SimWorld, node: str, hears: str) -> tuple[str, ...]:
     """The clusters from which a node came, as it said last to another one."""
     hello = running(world, hears).peers.said(node)
-    return hello.dissolved if hello is not None else ()
+    return tuple(hello.dissolved) if hello is not None else ()
 
 
 async def two_clusters(world: SimWorld) -> None:
@@ -222,6 +222,29 @@ async def test_a_leader_that_came_from_another_cluster_lets_its_sleepers_in(worl
     world.start(asleep)
     await world.until("who slept is there", lambda: genesis(world, asleep) == genesis(world, first), within_s=60.0)
     assert (await view(world, asleep, spec.id, wait_s=10.0)).state == "pending"
+
+
+@story(3, form=False)
+async def test_a_leader_names_the_cluster_that_it_came_from_itself(world: SimWorld) -> None:
+    first, *elders = world.nodes
+    for node in elders:
+        world.start(node)
+    await world.until("the elder cluster is there", lambda: all(is_of(world, node, elders) for node in elders))
+    part(world, [first], elders)
+    world.start(first)
+    await world.until("so is the younger one", lambda: world.reigns(first))
+    old = genesis(world, first)
+    await submit(world, first, world.spec())
+    # What it brings never gets to the others before it leads them.
+    world.network.tap = lambda sender, to, message: (
+        not (to == first and isinstance(message, Pull) and leader_known_to(world, first) != first)
+    )
+    world.network.heal()
+    await world.until("it is one of them", lambda: first in members(world, elders[0]))
+    assert world.roster_of(first).absorbed == ()
+    await world.until("the lowest id leads", lambda: world.reigns(first), within_s=120.0)
+    await world.until("it names it", lambda: world.roster_of(elders[0]).absorbed == (old,))
+    await world.until("it need not tell it any more", lambda: told_by(world, first, elders[0]) == ())
 
 
 @story(4, slots=1, form=False)

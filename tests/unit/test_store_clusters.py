@@ -51,10 +51,10 @@ def fill(conn: Connection) -> None:
 def test_a_dissolved_cluster_keeps_its_rows_which_go_after_all_others(conn: Connection) -> None:
     fill(conn)
     before = feed.read_vector(conn)
-    clusters.dissolve(conn, "new")
+    clusters.dissolve(conn, "new", "a")
     assert feed.read_roster(conn) == Roster(genesis="new")
     assert (feed.read_committed(conn), feed.read_vector(conn)) == ({}, before)
-    assert clusters.came_from(conn) == ("older", "old")
+    assert clusters.came_from(conn) == {"older": 2, "old": 2}
     keys = {row[0]: row[1:] for row in conn.execute("SELECT id, rank, majority, epoch, writer, seq FROM tasks")}
     assert keys == {"1": (0, 0, 0, "a", 3), "2": (2, 0, 0, "a", 6), "old": (1, 0, 0, "a", 5)}
     assert conn.execute("SELECT epoch, writer, seq FROM payloads").fetchall() == [(0, "a", 2)]
@@ -62,13 +62,21 @@ def test_a_dissolved_cluster_keeps_its_rows_which_go_after_all_others(conn: Conn
 
 def test_a_copy_of_a_cluster_that_ends_again_tells_all_that_it_came_from(conn: Connection) -> None:
     fill(conn)
-    clusters.dissolve(conn, "new")
-    clusters.dissolve(conn, "newest")
-    assert clusters.came_from(conn) == ("older", "old", "new")
-    clusters.note_came_from(conn, ["new"])
-    assert clusters.came_from(conn) == ("new",)
-    clusters.note_came_from(conn, (f"{number}" for number in range(100)))
-    assert clusters.came_from(conn) == tuple(f"{number}" for number in range(84, 100))
+    clusters.dissolve(conn, "new", "a")
+    feed.upsert_roster(conn, Roster(genesis="new", members=("a", "c", "d", "e"), epoch=4, writer="c", seq=1))
+    clusters.dissolve(conn, "newest", "a")
+    assert clusters.came_from(conn) == {"older": 2, "old": 2, "new": 3}
+    clusters.note_came_from(conn, {"new": 3})
+    assert clusters.came_from(conn) == {"new": 3}
+    clusters.note_came_from(conn, {f"{number}": 1 for number in range(100)})
+    assert list(clusters.came_from(conn)) == [f"{number}" for number in range(84, 100)]
+
+
+def test_who_was_no_replica_of_it_says_nothing_of_where_it_came_from(conn: Connection) -> None:
+    fill(conn)
+    clusters.dissolve(conn, "new", "c")
+    clusters.dissolve(conn, "newest", "a")
+    assert clusters.came_from(conn) == {}
 
 
 def test_copies_that_held_the_same_hold_the_same_afterwards(conn: Connection) -> None:
@@ -77,7 +85,7 @@ def test_copies_that_held_the_same_hold_the_same_afterwards(conn: Connection) ->
     pull(conn, other)
     for copy in (conn, other):
         feed.merge_committed(copy, {"a": 6})
-        clusters.dissolve(copy, "new")
+        clusters.dissolve(copy, "new", "a")
     for table in ("tasks", "payloads", "roster", "vector", "committed", "dropped", "meta"):
         assert rows_of(conn, table) == rows_of(other, table)
 
@@ -87,7 +95,7 @@ def test_its_rows_come_into_the_other_cluster_and_lose_against_its_own(conn: Con
     feed.write_roster(leader, Pen("z", 1, True), Roster(genesis="new", members=("z",)))
     feed.write_tasks(leader, Pen("z", 1, True), [finished("both", worker="z")])
     feed.write_tasks(conn, A, [Task(id="1", name="n"), finished("both", worker="a")])
-    clusters.dissolve(conn, "new")
+    clusters.dissolve(conn, "new", "a")
     pull(conn, leader, Pen("z", 1, True))
     pull(leader, conn)
     for copy in (conn, leader):
@@ -104,13 +112,13 @@ def test_what_was_dropped_and_a_copy_under_way_are_forgotten(conn: Connection) -
     feed.merge_committed(conn, {"a": 6})
     assert purge.drop_tombstones(conn, A, 9, committed={"a": 6}) == 1
     fullcopy.begin(conn, {})
-    clusters.dissolve(conn, "new")
+    clusters.dissolve(conn, "new", "a")
     assert feed.read_dropped(conn) == {}
     assert fullcopy.under_way(conn) is None
 
 
 def test_an_empty_database_dissolves_into_another_cluster(conn: Connection) -> None:
-    clusters.dissolve(conn, "new")
+    clusters.dissolve(conn, "new", "a")
     assert feed.read_roster(conn).genesis == "new"
 
 

@@ -183,7 +183,7 @@ def test_what_a_dissolved_cluster_brings_is_no_relic(leader: Connection, sleeper
     feed.write_tasks(joiner, Pen("j", 8, True), [task("brought"), finished("brought too")])
     # This one the leader's cluster once had, and purged: it is held.
     feed.upsert_tasks(joiner, [task("known", writer="a", seq=3, epoch=1)])
-    clusters.dissolve(joiner, "g")
+    clusters.dissolve(joiner, "g", "a")
     applied = pull(leader, joiner)
     assert (applied.full, applied.held) == (True, 1)
     assert ids(joiner) == ["brought", "brought too", "common", "new"]

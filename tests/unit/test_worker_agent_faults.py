@@ -265,23 +265,27 @@ def test_large_results_are_sent_in_parts_that_a_request_may_have() -> None:
     in_world(test, slots=30, config=Config(body_bytes_max=1 << 20))
 
 
-@pytest.mark.parametrize("how", ["a leader takes them", "the leader wants none of them", "the outbox forgets them"])
+TAKEN, TAKEN_HERE, UNWANTED, FORGOTTEN = "taken", "taken where no disk had them", "unwanted", "gone from the outbox"
+
+
+@pytest.mark.parametrize("how", [TAKEN, TAKEN_HERE, UNWANTED, FORGOTTEN])
 def test_it_asks_again_when_fewer_runs_wait_for_a_leader(how: str) -> None:
     async def test(world: World) -> None:
         world.leader.refusals["submit_result"] = NoLeader()
+        world.results.failure = DiskFull() if how == TAKEN_HERE else None
         ended = world.submit(CLAIMS_MAX // 2 + 1)
-        await world.until(lambda: len(world.results.entries) == len(ended))
+        await world.until(lambda: len(world.pool.ended) == len(ended))
         asked = len(world.leader.gets)
         late = world.submit(2)
         # Beyond so many a Get and a heartbeat could not name them all.
         await asyncio.sleep(60.0)
         assert len(world.leader.gets) == asked
-        if how == "a leader takes them":
-            del world.leader.refusals["submit_result"]
-        elif how == "the leader wants none of them":
+        if how == UNWANTED:
             world.leader.invalid.update(ended)
-        else:
+        elif how == FORGOTTEN:
             world.results.entries.clear()
+        else:
+            del world.leader.refusals["submit_result"]
         await world.until(lambda: world.pool.begun.keys() >= {*late}, 60.0)
 
-    in_world(test)
+    in_world(test, local=how == TAKEN_HERE)
