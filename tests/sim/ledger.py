@@ -34,7 +34,9 @@ class Ledger:
         self, now: Callable[[], float], fail: Callable[[str], None], moment: Callable[[Machine, str], None]
     ) -> None:
         self.stamps: dict[tuple[str, int], tuple[Row, Key]] = {}
-        self.givers: dict[tuple[str, int, int], set[str]] = {}  # (task, epoch, attempt) -> who wrote that it runs
+        # (task, epoch, attempt) -> who wrote that it runs, and how often a merge had voided its claims by then.
+        self.givers: dict[tuple[str, int, int], set[tuple[str, int]]] = {}
+        self._voided: dict[tuple[str, Row], int] = {}
         self.dropped: set[Row] = set()
         self.purged: set[Row] = set()
         self._held: dict[str, dict[Row, Key]] = {}
@@ -151,8 +153,11 @@ class Ledger:
         if "/clash/" in row[1] or not writer:
             return ""  # an outcome that lost keeps its stamp under a name of its own; nobody writes a dissolved roster
         known = self.stamps.get((writer, seq))
-        if change.state == State.RUNNING:
-            self.givers.setdefault((row[1], key[2], change.attempt), set()).add(writer)
+        if writer != machine.node:
+            self._voided[machine.node, row] = self._voided.get((machine.node, row), 0) + 1
+        elif change.state == State.RUNNING:
+            given = (writer, self._voided.get((writer, row), 0))
+            self.givers.setdefault((row[1], key[2], change.attempt), set()).add(given)
         if known is not None and known != (row, key) and (row, key) != (known[0], _dissolved(*known)):
             self._fail(
                 f"{machine.name} holds {key} of {row[1][-8:]}, but that stamp is {known[1]} of {known[0][1][-8:]}"

@@ -42,6 +42,7 @@ def test_seeds_that_ever_failed_stay_sound() -> None:
     [
         ("promise_not_on_disk", 0, "its disk says"),
         ("a_reused_seq", 0, "but that stamp is"),
+        ("vector_before_rows", 4, "claims"),
     ],
 )
 def test_a_rule_that_is_taken_away_is_missed(fault: str, seed: int, broken: str) -> None:
