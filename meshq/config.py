@@ -26,13 +26,15 @@ Bytes = Annotated[int, Meta(ge=1024, le=48 << 20)]
 
 ENV_PREFIX = "MESHQ_"
 # Read by the command line or by tasks, and no setting of the daemon.
-ENV_OTHER = frozenset({"MESHQ_DATA_DIR", "MESHQ_CONFIG", "MESHQ_CONNECT_TIMEOUT"})
+ENV_OTHER = frozenset({"MESHQ_DATA_DIR", "MESHQ_CONFIG", "MESHQ_CONNECT_TIMEOUT", "MESHQ_TO", "MESHQ_CREDENTIAL"})
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The settings of one daemon. Durations are seconds, sizes bytes; `configs/` gives the reason for each number."""
 
     cluster: Annotated[str, Meta(min_length=1, max_length=64)] = "meshq"
+    key: Annotated[str, Meta(max_length=200)] = ""
+    insecure: bool = False
     name: Annotated[str, Meta(max_length=64)] = ""
     host: str = ""
     port: Annotated[int, Meta(ge=0, le=65535)] = 7373
@@ -41,6 +43,8 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     slots: Annotated[int, Meta(ge=-1, le=1024)] = -1
     replica: Literal["auto", "never"] = "auto"
     tasks: tuple[str, ...] = ()
+    allow: tuple[Annotated[str, Meta(min_length=1, max_length=400)], ...] = ()
+    child_env: tuple[Annotated[str, Meta(min_length=1, max_length=200)], ...] = ()
     log_format: Literal["text", "json"] = "text"
 
     heartbeat_s: Seconds = 0.5
@@ -76,7 +80,14 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     result_bytes_max: Bytes = 8 << 20
     inline_bytes_max: Annotated[int, Meta(ge=0, le=1 << 20)] = 1024
     queue_tasks_max: Count = 5_000_000
+    child_memory_bytes_max: Annotated[int, Meta(ge=0, le=1 << 50)] = 0
+    child_output_bytes_max: Annotated[int, Meta(ge=0, le=1 << 40)] = 1 << 20
     primes_max_limit: Annotated[int, Meta(ge=2, le=10_000_000_000)] = 100_000_000
+
+    def __repr__(self) -> str:
+        # The key is for nobody who reads a log or a traceback.
+        shown = (f"{field}={getattr(self, field)!r}" for field in FIELDS if field != "key")
+        return f"Config({', '.join(shown)})"
 
     @property
     def slots_used(self) -> int:
@@ -85,6 +96,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
 
 
 FIELDS = tuple(Config.__struct_fields__)
+# In the environment their entries are divided by commas or blanks.
+LISTS = ("seeds", "tasks", "allow", "child_env")
+# Python and what meshq's own tasks import take about half of it.
+CHILD_MEMORY_BYTES_MIN = 128 << 20
 
 
 def load(
@@ -148,7 +163,7 @@ def _known(key: str, names: tuple[str, ...] | list[str], where: str) -> None:
 
 
 def _from_text(key: str, text: str) -> Any:
-    if key in ("seeds", "tasks"):
+    if key in LISTS:
         return tuple(part for part in re.split(r"[,\s]+", text) if part)
     return text
 
@@ -167,6 +182,16 @@ def _checked(values: dict[str, Any], sources: dict[str, str]) -> Config:
         # They stand in logs and tables, on one line.
         if not getattr(config, key).isprintable():
             raise ConfigError(f"{sources[key]}: {key} = {values[key]!r}: must be printable, on one line")
+    if 0 < config.child_memory_bytes_max < CHILD_MEMORY_BYTES_MIN:
+        raise ConfigError(
+            f"{sources['child_memory_bytes_max']}: child_memory_bytes_max = {config.child_memory_bytes_max}: must be "
+            f"at least {CHILD_MEMORY_BYTES_MIN}, since with less no task can be loaded, or 0 for any amount"
+        )
+    for name in config.child_env:
+        if name.upper().startswith(ENV_PREFIX):
+            raise ConfigError(
+                f"{sources['child_env']}: child_env = {name!r}: no setting of meshq is handed to tasks; the key is one"
+            )
     if config.heartbeat_s * 2 > config.lease_s * config.lease_margin:
         raise ConfigError(
             f"heartbeat_s = {config.heartbeat_s} is too long for lease_s = {config.lease_s}: "

@@ -39,6 +39,12 @@ class Malformed(MeshqError):
     code, status = "malformed", 400
 
 
+class Forbidden(MeshqError):
+    """This is not allowed from there."""
+
+    code, status = "forbidden", 403
+
+
 class NotFound(MeshqError):
     """There is no such task."""
 
@@ -163,6 +169,12 @@ class ConfigError(MeshqError):
     """The configuration is wrong."""
 
     code, status = "config", 400
+
+
+class BadKey(ConfigError):
+    """This is no key."""
+
+    code = "bad_key"
 
 
 class NoDaemon(MeshqError):

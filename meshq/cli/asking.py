@@ -7,13 +7,12 @@ import sys
 import click
 
 from meshq.cli.common import Local, note
-from meshq.client.aio import AsyncClient
 from meshq.core.reports import Status
 
 
 async def status_of(local: Local) -> Status:
     """The cluster, as the local daemon tells it."""
-    async with AsyncClient(local.data_dir, connect_timeout_s=local.connect_timeout_s) as client:
+    async with local.client() as client:
         return await client.status()
 
 

@@ -7,7 +7,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,11 +16,14 @@ import click
 import platformdirs
 
 from meshq.cli import output
+from meshq.errors import BadKey, ConfigError
 from meshq.wire.server import socket_path
 
 R = TypeVar("R")
 
 if TYPE_CHECKING:
+    from meshq.client.aio import AsyncClient
+
     _ParamType = click.ParamType[float]
 else:
     # Generic only in later versions of click.
@@ -30,15 +33,52 @@ else:
 EXIT_BROKEN_PIPE = 141
 EXIT_INTERRUPTED = 130
 _INTERRUPTED = "meshq.interrupted"
+CREDENTIAL_BYTES_MAX = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """Which daemon a command talks to, and how it answers the user."""
+    """Which daemon a command talks to, and how it answers the user.
+
+    Args:
+        data_dir: The local daemon's.
+        connect_timeout_s: Seconds without an answer after which there is no daemon.
+        as_json: Whether it prints JSON.
+        to: `HOST:PORT` of a daemon elsewhere; None for the local one.
+        credential: The file with a credential for it; None for a key.
+    """
 
     data_dir: Path
     connect_timeout_s: float
     as_json: bool
+    to: str | None = None
+    credential: Path | None = None
+
+    def client(self, *, patience_s: float | None = None) -> AsyncClient:
+        """A client of that daemon; `patience_s` is a shorter time to wait for answers.
+
+        Raises:
+            ConfigError: There is no such address, or nothing to prove oneself with.
+        """
+        # Loaded here: some commands ask nobody.
+        from meshq.client.aio import AsyncClient
+
+        timeout_s = self.connect_timeout_s if patience_s is None else min(patience_s, self.connect_timeout_s)
+        text = None if self.credential is None else _credential(self.credential)
+        try:
+            return AsyncClient(self.data_dir, connect_timeout_s=timeout_s, to=self.to, credential=text)
+        except BadKey as error:
+            if self.credential is not None:
+                raise BadKey(f"{self.credential}: {error.message}") from error
+            raise
+
+
+def _credential(path: Path) -> str:
+    try:
+        with path.expanduser().open("rb") as file:
+            return file.read(CREDENTIAL_BYTES_MAX).decode("ascii", "replace")
+    except OSError as error:
+        raise ConfigError(f"{path}: the credential can't be read: {error.strerror or error}") from error
 
 
 class Command(click.Command):
@@ -138,6 +178,32 @@ def local_options(command: Callable[..., R]) -> Callable[..., R]:
     def wrapped(*args: Any, data_dir: Path | None, connect_timeout: float, as_json: bool, **kwargs: Any) -> R:
         found = platformdirs.user_data_path("meshq") if data_dir is None else data_dir.expanduser()
         return command(*args, local=Local(found, connect_timeout, as_json), **kwargs)
+
+    return wrapped
+
+
+def client_options(command: Callable[..., R]) -> Callable[..., R]:
+    """Adds the options that every command has, and those of commands that talk to a daemon elsewhere as well."""
+
+    @local_options
+    @click.option(
+        "--to",
+        envvar="MESHQ_TO",
+        metavar="HOST:PORT",
+        help="Ask the daemon there, with the key in MESHQ_KEY or in the data directory.  [env: MESHQ_TO]",
+    )
+    @click.option(
+        "--credential",
+        type=click.Path(dir_okay=False, path_type=Path),
+        envvar="MESHQ_CREDENTIAL",
+        metavar="FILE",
+        help="With --to: what meshq key issue made, in place of the key.  [env: MESHQ_CREDENTIAL]",
+    )
+    @wraps(command)
+    def wrapped(*args: Any, local: Local, to: str | None, credential: Path | None, **kwargs: Any) -> R:
+        if credential is not None and to is None:
+            raise click.UsageError("a credential is for a daemon elsewhere: say which, with --to HOST:PORT")
+        return command(*args, local=replace(local, to=to, credential=credential), **kwargs)
 
     return wrapped
 

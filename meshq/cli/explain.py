@@ -7,15 +7,14 @@ import asyncio
 import click
 
 from meshq.cli import render
-from meshq.cli.common import Command, Local, local_options
-from meshq.client.aio import AsyncClient
+from meshq.cli.common import Command, Local, client_options
 from meshq.client.record import Story
 from meshq.core.reports import ClusterStory
 
 
 @click.command(cls=Command)
 @click.argument("task_id", metavar="[ID]", required=False)
-@local_options
+@client_options
 def explain(local: Local, task_id: str | None) -> int:
     """Tell who leads and why, or what happened to a task.
 
@@ -43,5 +42,5 @@ def explain(local: Local, task_id: str | None) -> int:
 
 
 async def _asked(local: Local, task_id: str | None) -> Story | ClusterStory:
-    async with AsyncClient(local.data_dir, connect_timeout_s=local.connect_timeout_s) as client:
+    async with local.client() as client:
         return await (client.cluster_story() if task_id is None else client.story(task_id))

@@ -8,15 +8,14 @@ import json
 import click
 
 from meshq.cli import render
-from meshq.cli.common import Command, Local, local_options
-from meshq.client.aio import AsyncClient
+from meshq.cli.common import Command, Local, client_options
 from meshq.core.reports import NodeView
 from meshq.wire import forms
 
 
 @click.command(cls=Command)
 @click.argument("node")
-@local_options
+@client_options
 def forget(local: Local, node: str) -> int:
     """Take a machine that never comes back off the roster.
 
@@ -38,7 +37,7 @@ def forget(local: Local, node: str) -> int:
 
 
 async def _forget(local: Local, node: str) -> NodeView | None:
-    async with AsyncClient(local.data_dir, connect_timeout_s=local.connect_timeout_s) as client:
+    async with local.client() as client:
         # Asked before: afterwards it is not listed any more. Which one is meant is the daemon's to say.
         nodes = (await client.status()).nodes
         await client.forget(node)

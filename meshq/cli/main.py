@@ -18,7 +18,7 @@ EXIT_USAGE = 2
 EXIT_NOTHING_KEPT = 3
 EXIT_INTERRUPTED = 130
 # These stand after the command, since each command has them.
-SHARED_OPTIONS = ("--data-dir", "--connect-timeout", "--json")
+SHARED_OPTIONS = ("--data-dir", "--connect-timeout", "--json", "--to", "--credential")
 
 # The help of `meshq` itself, so that it loads none of them.
 COMMANDS = {
@@ -30,9 +30,11 @@ COMMANDS = {
     "tasks": "List tasks, newest first.",
     "status": "Show the cluster: leader, nodes, tasks by state.",
     "explain": "Tell who leads and why, or what happened to a task.",
+    "doctor": "Find out why machines do not meet.",
     "leave": "Take this machine out of its cluster for good.",
     "forget": "Take a machine that never comes back off the roster.",
     "recover": "Make this machine's copy of the queue the cluster.",
+    "key": "Show the cluster's key, and give out credentials.",
     "backup": "Copy this machine's queue into FILE, daemon running or not.",
     "restore": "Make a backup the queue of this machine, as a new node.",
 }

@@ -10,7 +10,6 @@ import click
 from meshq.cli import render
 from meshq.cli.asking import agreed, status_of
 from meshq.cli.common import Command, Local, local_options
-from meshq.client.aio import AsyncClient
 from meshq.core.reports import Status
 from meshq.errors import Conflict
 
@@ -47,7 +46,7 @@ def recover(local: Local, yes: bool) -> int:
 
 
 async def _recover(local: Local) -> None:
-    async with AsyncClient(local.data_dir, connect_timeout_s=local.connect_timeout_s) as client:
+    async with local.client() as client:
         await client.recover()
 
 

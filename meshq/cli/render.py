@@ -73,7 +73,7 @@ def status_json(status: Status) -> str:
             "node": status.node, "leader": status.leader, "epoch": status.epoch, "majority": status.majority,
             "copies": status.copies, "split": status.split, "missing": list(status.missing),
             "nodes": nodes, "tasks": {state.value: status.tasks.get(state, 0) for state in SHOWN_STATES},
-            "merge": None if status.merge is None else asdict(status.merge),
+            "merge": None if status.merge is None else asdict(status.merge), "insecure": status.insecure,
         }
     )  # fmt: skip
 

@@ -7,8 +7,7 @@ import asyncio
 import click
 
 from meshq.cli import render
-from meshq.cli.common import Command, Local, Number, local_options, note
-from meshq.client.aio import AsyncClient
+from meshq.cli.common import Command, Local, Number, client_options, note
 from meshq.client.record import Record
 from meshq.core.ids import short
 from meshq.core.task import State
@@ -22,7 +21,7 @@ from meshq.core.task import State
     help="Wait at most so long; exit with 1 if it is not finished by then.",
 )  # fmt: skip
 @click.option("--traceback", is_flag=True, help="If it failed, show where.")
-@local_options
+@client_options
 def result(local: Local, task_id: str, wait: bool, timeout_s: float | None, traceback: bool) -> int:
     """Show a task's state, and its result or error.
 
@@ -51,5 +50,5 @@ def result(local: Local, task_id: str, wait: bool, timeout_s: float | None, trac
 
 
 async def _result(local: Local, task_id: str, waits: bool, timeout_s: float | None) -> Record:
-    async with AsyncClient(local.data_dir, connect_timeout_s=local.connect_timeout_s) as client:
+    async with local.client() as client:
         return await (client.finished(task_id, timeout_s) if waits else client.task(task_id))

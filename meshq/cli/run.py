@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import signal
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any
 
 import click
 
 from meshq.cli import render, settings
 from meshq.cli.arguments import TaskCommand, task_arguments
-from meshq.cli.common import Local, listens, local_options, note, on_interrupt
+from meshq.cli.common import Local, client_options, listens, note, on_interrupt
 from meshq.cli.submitting import task_options
-from meshq.client.aio import AsyncClient
 from meshq.client.options import Options
 from meshq.core.ids import short
 from meshq.errors import TaskFailed
@@ -23,11 +23,12 @@ from meshq.wire import values
 @click.command(cls=TaskCommand)
 @task_options
 @click.option("--traceback", is_flag=True, help="If it fails, show where.")
-@local_options
+@client_options
 def run(local: Local, name: str, arguments: tuple[str, ...], options: Options, traceback: bool) -> int:
     """Submit a task, wait, and print its result as one JSON value.
 
-    Where no daemon runs on this data directory, a node of its own does the work and is gone afterwards.
+    Where no daemon runs on this data directory, a node of its own does the work and is gone afterwards. (Not with
+    --to.)
 
     \b
     Examples:
@@ -51,7 +52,7 @@ def run(local: Local, name: str, arguments: tuple[str, ...], options: Options, t
 
 async def _run(local: Local, name: str, args: list[Any], kwargs: dict[str, Any], options: Options) -> Any:
     async with AsyncExitStack() as stack:
-        data_dir, embedded_here = local.data_dir, not listens(local.data_dir)
+        embedded_here = local.to is None and not listens(local.data_dir)
         if embedded_here:
             config = settings.load(local.data_dir)
             note("meshq run: no daemon runs here, so a node of its own does this task (meshq up starts a daemon)")
@@ -59,12 +60,13 @@ async def _run(local: Local, name: str, args: list[Any], kwargs: dict[str, Any],
             # Loaded only here: a whole node takes longer to load than a client.
             from meshq.node.embedded import embedded
 
-            data_dir = await stack.enter_async_context(embedded(config))
-        client = AsyncClient(data_dir, connect_timeout_s=local.connect_timeout_s)
-        await stack.enter_async_context(client)
+            local = replace(local, data_dir=await stack.enter_async_context(embedded(config)))
+        client = await stack.enter_async_context(local.client())
         handle = await client.with_options(options).submit(name, *args, **kwargs)
         if handle.queued and not embedded_here:
-            note("meshq run: no leader; the task waits on this machine's disk until there is one (see: meshq status)")
+            where = "this" if local.to is None else "that"
+            text = f"no leader; the task waits on {where} machine's disk until there is one (see: meshq status)"
+            note(f"meshq run: {text}")
         if not embedded_here:
             on_interrupt(f"; the task goes on, see: meshq result {short(handle.id)}")
         try:

@@ -11,8 +11,7 @@ import click
 
 from meshq.cli import render
 from meshq.cli.asking import status_of
-from meshq.cli.common import Command, Local, Number, local_options, note, on_interrupt
-from meshq.client.aio import AsyncClient
+from meshq.cli.common import Command, Local, Number, client_options, note, on_interrupt
 from meshq.core.reports import Status
 from meshq.errors import MeshqError, NoDaemon
 
@@ -30,7 +29,7 @@ HEARD_S = 3.0
     "--timeout", "timeout_s", type=Number(0), default=60.0, metavar="SECONDS",
     help="With --wait: exit with 1 if they are not there by then.  [default: 60]",
 )  # fmt: skip
-@local_options
+@client_options
 def status(local: Local, watch: bool, wait: bool, nodes: int | None, timeout_s: float) -> int:
     """Show the cluster: leader, nodes, tasks by state.
 
@@ -62,7 +61,7 @@ async def _waited(local: Local, nodes: int, timeout_s: float) -> Status:
     """The first status that is ready, or the last one that is not; a daemon that still starts is waited for."""
     loop = asyncio.get_running_loop()
     end_s = loop.time() + timeout_s
-    async with AsyncClient(local.data_dir, connect_timeout_s=local.connect_timeout_s) as client:
+    async with local.client() as client:
         while True:
             try:
                 found = await client.status()
@@ -78,7 +77,7 @@ async def _waited(local: Local, nodes: int, timeout_s: float) -> Status:
 async def _statuses(local: Local) -> AsyncGenerator[Status | MeshqError, None]:
     """What each second brings, errors too: the daemon may come back."""
     # A short patience, so that the view soon says that nobody answers.
-    async with AsyncClient(local.data_dir, connect_timeout_s=min(WATCH_PATIENCE_S, local.connect_timeout_s)) as client:
+    async with local.client(patience_s=WATCH_PATIENCE_S) as client:
         while True:
             try:
                 yield await client.status()

@@ -8,7 +8,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from meshq.cli.common import Local, listens, note
-from meshq.client.aio import AsyncClient
 from meshq.errors import NoDaemon
 
 CHECK_S = 0.1
@@ -30,7 +29,7 @@ async def stopped(local: Local, timeout_s: float, *, leave: bool) -> int:
         NoDaemon: None is there, or it is still there after that time.
         MeshqError: Why it does not leave.
     """
-    async with AsyncClient(local.data_dir, connect_timeout_s=local.connect_timeout_s) as client:
+    async with local.client() as client:
         pid = (await client.health()).pid
         with suppress(NoDaemon):
             # A daemon that has nothing to finish may be gone before it answers.

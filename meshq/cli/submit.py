@@ -11,7 +11,7 @@ import click
 
 from meshq.cli import render
 from meshq.cli.arguments import TaskCommand, task_arguments
-from meshq.cli.common import Local, Number, local_options, note, on_interrupt
+from meshq.cli.common import Local, Number, client_options, note, on_interrupt
 from meshq.cli.submitting import task_options
 from meshq.client.aio import AsyncClient
 from meshq.client.handle import Handle
@@ -26,7 +26,7 @@ SHOWN_MAX = 10
 @task_options
 @click.option("--count", type=Number(1, 1_000_000, whole=True), default=1, metavar="N", help="Submit it N times.")
 @click.option("--wait", is_flag=True, help="Wait for the results; exit with 1 if one failed.")
-@local_options
+@client_options
 def submit(local: Local, name: str, arguments: tuple[str, ...], options: Options, count: int, wait: bool) -> int:
     """Submit a task; return when the cluster keeps it.
 
@@ -47,7 +47,7 @@ async def _submit(
     local: Local, name: str, call: tuple[Sequence[Any], Mapping[str, Any]], options: Options, count: int, wait: bool
 ) -> int:
     args, kwargs = call
-    async with AsyncClient(local.data_dir, connect_timeout_s=local.connect_timeout_s) as client:
+    async with local.client() as client:
         handles = await client.with_options(options).submit_many(name, [args] * count, **kwargs)
         click.echo(render.submitted_json(handles) if local.as_json else _submitted_text(handles))
         return await _wait(local, client, name, handles) if wait else 0

@@ -80,6 +80,7 @@ def status_view(status: Status) -> RenderableType:
     counts = ", ".join(f"{status.tasks.get(state, 0)} {state}" for state in SHOWN_STATES)
     lines = [
         *labelled("leader", _leader(status, names)),
+        *_insecure(status),
         *_without_majority(status, names),
         *labelled("tasks", Text(counts)),
         *labelled("", Text(f"{status.per_minute} finished in the last minute")),
@@ -104,6 +105,10 @@ def _leader(status: Status, names: dict[str, str]) -> Text:
         return leader.append(f"epoch {status.epoch}, with a majority")
     kind = f" ({status.split})" if status.split else ""
     return leader.append(f"without a majority, {copies_text(status.copies)}{kind}", "bold red")
+
+
+def _insecure(status: Status) -> list[Text]:
+    return labelled("insecure", Text("no key: anyone on this network can run tasks", "red")) if status.insecure else []
 
 
 def _without_majority(status: Status, names: dict[str, str]) -> Iterator[Text]:

@@ -9,8 +9,7 @@ from contextlib import aclosing
 import click
 
 from meshq.cli import render
-from meshq.cli.common import Command, Local, Number, local_options, note
-from meshq.client.aio import AsyncClient
+from meshq.cli.common import Command, Local, Number, client_options, note
 from meshq.client.record import Record
 
 LIMIT = 50
@@ -22,7 +21,7 @@ LIMIT = 50
 @click.option(
     "--limit", type=Number(1, whole=True), metavar="N", help=f"At most so many.  [default: {LIMIT}; with --json: all]"
 )
-@local_options
+@client_options
 def tasks(local: Local, state: str | None, name: str | None, limit: int | None) -> int:
     """List tasks, newest first.
 
@@ -55,7 +54,7 @@ def tasks(local: Local, state: str | None, name: str | None, limit: int | None) 
 
 async def _stream(local: Local, state: str | None, name: str | None, limit: int | None) -> None:
     async with (
-        AsyncClient(local.data_dir, connect_timeout_s=local.connect_timeout_s) as client,
+        local.client() as client,
         aclosing(client.tasks(state=state, name=name, limit=limit)) as found,
     ):
         async for record in found:
@@ -63,5 +62,5 @@ async def _stream(local: Local, state: str | None, name: str | None, limit: int 
 
 
 async def _listed(local: Local, state: str | None, name: str | None, limit: int) -> list[Record]:
-    async with AsyncClient(local.data_dir, connect_timeout_s=local.connect_timeout_s) as client:
+    async with local.client() as client:
         return [record async for record in client.tasks(state=state, name=name, limit=limit)]

@@ -12,6 +12,8 @@ from meshq.cli.common import Command, Local, Number, local_options
 
 @click.command(cls=Command)
 @click.option("--name", metavar="NAME", help="What this node is called.  [default: the host's name]")
+@click.option("--key", metavar="KEY", help="The cluster's key; `-` asks for it without showing it.  [env: MESHQ_KEY]")
+@click.option("--insecure", is_flag=True, help="No key: anyone on this network can run tasks here.")
 @click.option("--cluster", metavar="NAME", help="Nodes with the same cluster name find each other.  [default: meshq]")
 @click.option(
     "--port", type=Number(whole=True), metavar="PORT", help="TCP port for other nodes; 0: any.  [default: 7373]"
@@ -31,6 +33,8 @@ from meshq.cli.common import Command, Local, Number, local_options
 def up(
     local: Local,
     name: str | None,
+    key: str | None,
+    insecure: bool,
     cluster: str | None,
     port: int | None,
     seeds: tuple[str, ...],
@@ -48,6 +52,7 @@ def up(
     \b
     Examples:
       meshq up
+      meshq up --key mq1-2v6k-…              join the machine that made this key
       meshq up --slots 0                     take part, but run no tasks
       meshq up --seed 192.168.1.20:7373      where multicast does not work
       meshq up --tasks mytasks.py            with tasks of your own
@@ -57,11 +62,17 @@ def up(
         local.data_dir,
         config,
         {
-            "name": name, "cluster": cluster, "port": port, "seeds": seeds or None, "slots": slots, "replica": replica,
-            "tasks": tasks or None, "log_format": "json" if local.as_json else log_format,
+            "name": name, "key": _typed(key), "insecure": insecure or None, "cluster": cluster, "port": port,
+            "seeds": seeds or None, "slots": slots, "replica": replica, "tasks": tasks or None,
+            "log_format": "json" if local.as_json else log_format,
         },
     )  # fmt: skip
     # Loaded last: a wrong option is answered at once.
     from meshq.node.daemon import run_daemon
 
     return run_daemon(found, local.data_dir)
+
+
+def _typed(key: str | None) -> str | None:
+    """The key, asked for without an echo where that was wanted: so it stands in no history and no list of processes."""
+    return click.prompt("Key", hide_input=True, err=True, type=str) if key == "-" else key

@@ -1,11 +1,10 @@
-"""The client for asyncio: submits tasks through the daemon on this machine, and waits for them."""
+"""The client for asyncio: submits tasks through one daemon, and waits for them."""
 
 from __future__ import annotations
 
 import asyncio
 import math
-import os
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from copy import copy
 from itertools import islice
@@ -13,14 +12,12 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote
 
-import platformdirs
-
-from meshq.client import waiting
+from meshq.client import waiting, ways
 from meshq.client.connection import Connection
 from meshq.client.handle import Handle
 from meshq.client.options import Options, new_ids
 from meshq.client.record import Page, Record, Story
-from meshq.core.ids import short
+from meshq.client.sending import TASKS_PER_REQUEST, Form, batches, may_take
 from meshq.core.limits import PAGE_TASKS_MAX
 from meshq.core.messages import Done
 from meshq.core.reports import ClusterStory, Health, Stats, Status
@@ -29,8 +26,6 @@ from meshq.core.task import OPEN
 from meshq.errors import Malformed, MeshqError, NoAnswer, TooLarge, WaitTimeout
 from meshq.wire import forms, values
 
-TASKS_PER_REQUEST = 10_000
-PAYLOAD_BYTES_PER_REQUEST = 4 << 20
 # `map` submits the next tasks when no more than this many are unfinished.
 AHEAD = 5_000
 POLLS_MAX = 32
@@ -39,27 +34,33 @@ CROWDED_POLL_S = 1.0
 EARLY_PAUSE_S = 0.2
 
 Call = tuple[Sequence[Any], Mapping[str, Any]]
-# A task as it stands in the body of a submit.
-Form = dict[str, Any]
-
-
-def default_data_dir() -> Path:
-    """Where the local daemon keeps its data: `MESHQ_DATA_DIR`, else the user's own data directory."""
-    given = os.environ.get("MESHQ_DATA_DIR")
-    return Path(given).expanduser() if given else platformdirs.user_data_path("meshq")
 
 
 class AsyncClient:
-    """Talks to the daemon on this machine. Open it with `async with`, or call `close()` at the end.
+    """Talks to the daemon on this machine, or to one elsewhere. Open it with `async with`, or `close()` it at the end.
 
     Args:
-        data_dir: The daemon's data directory; None for the default.
+        data_dir: The local daemon's data directory; None for the default.
         connect_timeout_s: Seconds without an answer after which there is no daemon.
+        to: `HOST:PORT` of a daemon elsewhere; None for the local one.
+        key: The key of its cluster; None for that in `MESHQ_KEY`, or in the data directory.
+        credential: A credential's text, in place of the key.
+
+    Raises:
+        ConfigError: `to` is no address, or there is nothing to prove oneself with. BadKey: That is of no use.
     """
 
-    def __init__(self, data_dir: Path | str | None = None, *, connect_timeout_s: float = 10.0) -> None:
+    def __init__(
+        self,
+        data_dir: Path | str | None = None,
+        *,
+        connect_timeout_s: float = 10.0,
+        to: str | None = None,
+        key: str | None = None,
+        credential: str | None = None,
+    ) -> None:
         self._options = Options()
-        self._connection = Connection(default_data_dir() if data_dir is None else Path(data_dir), connect_timeout_s)
+        self._connection = Connection(ways.find(data_dir, to=to, key=key, credential=credential), connect_timeout_s)
         self._polls = asyncio.Semaphore(POLLS_MAX)
 
     async def __aenter__(self) -> Self:
@@ -106,7 +107,7 @@ class AsyncClient:
 
         Raises:
             UnknownTask, BadArguments: The cluster knows no such task, or it takes other arguments.
-            NoDaemon: No daemon answers on this machine.
+            NoDaemon: No daemon answers.
             NoAnswer: It gave none, and may take the task all the same.
         """
         return (await self._submit(name, [(args, kwargs)]))[0]
@@ -137,11 +138,11 @@ class AsyncClient:
         """
         calls = zip(*iterables, strict=False)
 
-        async def batches() -> AsyncGenerator[list[tuple[Any, ...]], None]:
+        async def called() -> AsyncGenerator[list[tuple[Any, ...]], None]:
             while batch := list(islice(calls, TASKS_PER_REQUEST)):
                 yield batch
 
-        async with aclosing(self.map_batches(name, batches(), timeout_s)) as found:
+        async with aclosing(self.map_batches(name, called(), timeout_s)) as found:
             async for each in found:
                 yield each.value()
 
@@ -159,10 +160,10 @@ class AsyncClient:
         """These tasks (handles or whole ids), each when it and all before it are finished, failed ones too."""
         ids = [_id(task) for task in tasks]
 
-        async def batches() -> AsyncGenerator[list[str], None]:
+        async def asked() -> AsyncGenerator[list[str], None]:
             yield ids
 
-        async with aclosing(waiting.in_order(self._ask, batches(), 0, timeout_s)) as found:
+        async with aclosing(waiting.in_order(self._ask, asked(), 0, timeout_s)) as found:
             async for record in found:
                 yield record
 
@@ -237,7 +238,7 @@ class AsyncClient:
         return await self._connection.call("GET", f"{_path(task)}/explain", Story)
 
     async def cluster_story(self) -> ClusterStory:
-        """Who leads and by whose votes, why each other node does not, and what the local daemon noted lately."""
+        """Who leads and by whose votes, why each other node does not, and what this daemon noted lately."""
         return await self._connection.call("GET", "/explain", ClusterStory)
 
     async def status(self) -> Status:
@@ -248,11 +249,11 @@ class AsyncClient:
         return await self._connection.call("GET", "/status", Status)
 
     async def stats(self) -> Stats:
-        """The local daemon's own counters."""
+        """The daemon's own counters."""
         return await self._connection.call("GET", "/stats", Stats)
 
     async def health(self) -> Health:
-        """The local daemon: its pid, its role, and whether work can be done now."""
+        """The daemon: its pid, its role, and whether work can be done now."""
         return await self._connection.call("GET", "/health", Health)
 
     async def stop(self) -> None:
@@ -288,11 +289,11 @@ class AsyncClient:
     ) -> AsyncGenerator[Record, None]:
         """Submits the batches of arguments one after the other; yields the tasks in their order, failed ones too."""
 
-        async def batches() -> AsyncGenerator[list[str], None]:
+        async def submitted() -> AsyncGenerator[list[str], None]:
             async for batch in calls:
                 yield [handle.id for handle in await self._submit(name, [(args, {}) for args in batch])]
 
-        async with aclosing(waiting.in_order(self._ask, batches(), AHEAD, timeout_s)) as found:
+        async with aclosing(waiting.in_order(self._ask, submitted(), AHEAD, timeout_s)) as found:
             async for record in found:
                 yield record
 
@@ -306,7 +307,7 @@ class AsyncClient:
         ]
         kept: list[Handle] = []
         try:
-            for batch in _batches(tasks):
+            for batch in batches(tasks):
                 await self._send(batch, kept)
         except MeshqError as error:
             if kept:
@@ -326,7 +327,7 @@ class AsyncClient:
             await self._send(tasks[half:], kept)
             return
         except NoAnswer as error:
-            error.append(f"; {_may_take([task['id'] for task in tasks])}")
+            error.append(f"; {may_take([task['id'] for task in tasks])}")
             raise
         except Malformed as error:
             if len(tasks) == 1:
@@ -374,22 +375,3 @@ def _id(task: Handle | str) -> str:
 def _path(task: Handle | str) -> str:
     """Where the daemon answers for a task; raises Malformed if that can't be an id."""
     return f"/task/{forms.task_id(_id(task))}"
-
-
-def _may_take(ids: list[str]) -> str:
-    first = short(ids[0])
-    if len(ids) == 1:
-        return f"it may still take the task {first}; see: meshq result {first}"
-    return f"it may still take these {len(ids)} tasks, {first} to {short(ids[-1])}; see: meshq tasks"
-
-
-def _batches(tasks: Sequence[Form]) -> Iterator[Sequence[Form]]:
-    begin, size = 0, 0
-    for index, form in enumerate(tasks):
-        full = index - begin == TASKS_PER_REQUEST or size + len(form["payload"]) > PAYLOAD_BYTES_PER_REQUEST
-        if full and index > begin:
-            yield tasks[begin:index]
-            begin, size = index, 0
-        size += len(form["payload"])
-    if begin < len(tasks):
-        yield tasks[begin:]

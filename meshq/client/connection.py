@@ -1,42 +1,42 @@
-"""Requests to the daemon on this machine, over the Unix socket in its data directory."""
+"""Requests to one daemon, and what is tried again when one is lost."""
 
 from __future__ import annotations
 
 import asyncio
 import math
+import ssl
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
 import msgspec
 
-from meshq.errors import Malformed, MeshqError, NoAnswer, NoDaemon, Stopping, TooLarge, from_wire
+from meshq.client.ways import REQUESTS_MAX, Way
+from meshq.errors import Malformed, MeshqError, NoAnswer, Stopping, TooLarge, from_wire
 from meshq.wire import values
-from meshq.wire.server import socket_path
 
 A = TypeVar("A")
 
 MSGPACK = "application/msgpack"
 # Values stand some levels down in a body.
 BODY_DEPTH_MAX = values.DEPTH_MAX + 8
-# Above the daemon's backlog of connections a Unix socket refuses more, so the client keeps its own queue.
-REQUESTS_MAX = 64
+# For how long one that hangs up is tried that never answered.
+UNMET_S = 2.0
 PAUSE_FIRST_S = 0.1
 PAUSE_MAX_S = 1.0
 
 
 class Connection:
-    """The way to one local daemon.
+    """All requests to one daemon.
 
     Args:
-        data_dir: The daemon's data directory.
+        way: How they get there.
         connect_timeout_s: Seconds without an answer after which there is no daemon.
     """
 
-    def __init__(self, data_dir: Path, connect_timeout_s: float) -> None:
-        self.socket = socket_path(data_dir)
+    def __init__(self, way: Way, connect_timeout_s: float) -> None:
         self.connect_timeout_s = connect_timeout_s
+        self._way = way
         self._session: aiohttp.ClientSession | None = None
         self._requests = asyncio.Semaphore(REQUESTS_MAX)
         self._met = False
@@ -66,7 +66,8 @@ class Connection:
             new_work: Whether a daemon that stops refuses this for good.
 
         Raises:
-            NoDaemon: Nobody listens.
+            NoDaemon: Nobody listens, or is to be reached.
+            BadKey: The other side has another key.
             NoAnswer: Nobody answered within the connect timeout; what was asked for may be done all the same.
             MeshqError: What the daemon answered.
         """
@@ -74,14 +75,17 @@ class Connection:
         data = None if body is None else values.pack(body, depth_max=BODY_DEPTH_MAX)
         lost_s, refused_s, pause_s, arrived = math.inf, math.inf, PAUSE_FIRST_S, False
         while True:
+            context = self._way.context()
             try:
-                status, content = await self._once(method, path, data, params, wait_s)
+                status, content = await self._once(method, path, data, params, wait_s, context)
             except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError) as error:
                 lost_s = min(lost_s, clock.time())
-                refused = isinstance(error, aiohttp.ClientConnectorError)
+                refused = isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError))
+                self._way.turn(context, error)
                 arrived, first = arrived or not refused, refused and not self._met
-                if first or not repeatable or clock.time() - lost_s >= self.connect_timeout_s:
-                    raise self._nobody(error, arrived) from error
+                patience = self.connect_timeout_s if self._met else min(self.connect_timeout_s, UNMET_S)
+                if first or not repeatable or clock.time() - lost_s >= patience:
+                    raise await self._way.nobody(error, arrived=arrived) from error
             else:
                 lost_s, failure = math.inf, _failure(status, content)
                 if failure is None:
@@ -102,41 +106,39 @@ class Connection:
             await session.close()
 
     async def _once(
-        self, method: str, path: str, data: bytes | None, params: Mapping[str, str] | None, wait_s: float
+        self,
+        method: str,
+        path: str,
+        data: bytes | None,
+        params: Mapping[str, str] | None,
+        wait_s: float,
+        context: ssl.SSLContext | bool,
     ) -> tuple[int, bytes]:
-        timeout_s = self.connect_timeout_s + wait_s
+        timeout = self._way.timeout(self.connect_timeout_s, wait_s)
         async with self._requests:
             request = self._opened().request(
-                method, path, data=data, params=params, timeout=aiohttp.ClientTimeout(total=timeout_s)
+                method, path, data=data, params=params, timeout=timeout, ssl=context, allow_redirects=False
             )
             try:
                 async with request as response:
                     self._met = True
+                    self._way.met()
                     return response.status, await response.read()
+            except aiohttp.ConnectionTimeoutError:
+                raise
             except TimeoutError as error:
-                raise NoAnswer(
-                    f"the daemon at {self.socket} gave no answer within {timeout_s:g} s; "
-                    "it hangs or this machine is overloaded"
-                ) from error
+                raise self._way.silent(timeout.total or 0.0) from error
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                base_url="http://meshq",
-                connector=aiohttp.UnixConnector(str(self.socket), limit=REQUESTS_MAX),
+                base_url=self._way.url,
+                connector=self._way.connector(),
                 headers={"Content-Type": MSGPACK, "Accept": MSGPACK},
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=True,
             )
         return self._session
-
-    def _nobody(self, error: Exception, arrived: bool) -> NoDaemon:
-        if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, PermissionError):
-            return NoDaemon(f"the daemon at {self.socket} belongs to another user")
-        if isinstance(error, aiohttp.ClientConnectorError):
-            kind = NoAnswer if arrived else NoDaemon
-            return kind(f"no daemon listens at {self.socket}; start one with: meshq up")
-        return NoAnswer(f"the daemon at {self.socket} broke off; see its log, or start it again with: meshq up")
 
 
 def _stopping(arrived: bool) -> MeshqError:

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from meshq.client import handle
-from meshq.client.aio import TASKS_PER_REQUEST, AsyncClient
+from meshq.client.aio import AsyncClient
 from meshq.client.record import Record, Story
+from meshq.client.sending import TASKS_PER_REQUEST
 from meshq.core.reports import ClusterStory, Health, Stats, Status
 
 T = TypeVar("T")
@@ -93,17 +94,24 @@ async def _closed(client: AsyncClient) -> None:
 
 
 class Client:
-    """Talks to the daemon on this machine; usable from any thread. Open it with `with`, or call `close()` at the end.
+    """Talks to a daemon; usable from any thread. Open it with `with`, or call `close()` at the end.
 
     Each method does what that of the same name in `AsyncClient` does, and waits until it is done.
 
     Args:
-        data_dir: The daemon's data directory; None for the default.
-        connect_timeout_s: Seconds without an answer after which there is no daemon.
+        data_dir, connect_timeout_s, to, key, credential: Which daemon, and how it is reached; see `AsyncClient`.
     """
 
-    def __init__(self, data_dir: Path | str | None = None, *, connect_timeout_s: float = 10.0) -> None:
-        self._client = AsyncClient(data_dir, connect_timeout_s=connect_timeout_s)
+    def __init__(
+        self,
+        data_dir: Path | str | None = None,
+        *,
+        connect_timeout_s: float = 10.0,
+        to: str | None = None,
+        key: str | None = None,
+        credential: str | None = None,
+    ) -> None:
+        self._client = AsyncClient(data_dir, connect_timeout_s=connect_timeout_s, to=to, key=key, credential=credential)
         self._loop = _Loop()
         self._parent: Client | None = None
         self._closing = weakref.finalize(self, self._loop.close, self._client)
@@ -196,7 +204,7 @@ class Client:
         return self._loop.run(self._client.story(_id(task)))
 
     def cluster_story(self) -> ClusterStory:
-        """Who leads and by whose votes, why each other node does not, and what the local daemon noted lately."""
+        """Who leads and by whose votes, why each other node does not, and what this daemon noted lately."""
         return self._loop.run(self._client.cluster_story())
 
     def status(self) -> Status:
@@ -204,11 +212,11 @@ class Client:
         return self._loop.run(self._client.status())
 
     def stats(self) -> Stats:
-        """The local daemon's own counters."""
+        """The daemon's own counters."""
         return self._loop.run(self._client.stats())
 
     def health(self) -> Health:
-        """The local daemon: its pid, its role, and whether work can be done now."""
+        """The daemon: its pid, its role, and whether work can be done now."""
         return self._loop.run(self._client.health())
 
     def stop(self) -> None:

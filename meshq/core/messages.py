@@ -16,7 +16,8 @@ from meshq.core.membership import Roster
 # Whoever does not know a field ignores it, and one that did not come has its default: so every new field has one, and
 # none is taken away. Rows have no names: what a link's version does not know is not sent (`store/feed.py`).
 # New in version 2: `Greeting.newest`, `Hello.version` and what follows it, `Rows.full`, `Rows.dropped`,
-# `Roster.absorbed`, `Roster.into`; forwarded, the requests `Forget` and `TaskStoryQuery`, which version 1 refuses.
+# `Roster.absorbed`, `Roster.into`, `Call.owner`; forwarded, the requests `Forget`, `TaskStoryQuery` and those about
+# credentials, which version 1 refuses.
 PROTOCOL_VERSION = 2
 PROTOCOL_OLDEST = 1
 
@@ -40,7 +41,8 @@ class Hello:
     `epoch`. `split` is `warm` or `cold` while it works without a majority. `hears` are the replicas that answer it.
     `formerly` is the id that it had before its database was copied or lost; `dissolved` are the clusters in
     which it was a replica and that its roster does not name yet: each genesis, and how many replicas' rows have to be
-    home before it may.
+    home before it may. `keys` are the names of the keys that it accepts, `offered` is the next one while the key is
+    being changed, `dropped` are the names of those that are valid no more.
     """
 
     boot: str
@@ -59,6 +61,9 @@ class Hello:
     hears: tuple[str, ...] = ()
     formerly: str = ""
     dissolved: dict[str, int] = field(default_factory=dict)
+    keys: tuple[str, ...] = ()
+    offered: str = field(default="", repr=False)
+    dropped: tuple[str, ...] = ()
 
     @property
     def fresh(self) -> bool:
@@ -163,10 +168,14 @@ class Rows:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """A client's or worker's request, forwarded one hop to the leader; `request` is its class's name."""
+    """A client's or worker's request, forwarded one hop to the leader; `request` is its class's name.
+
+    `owner` is the credential whose bearer sent it; empty for who has the cluster's key.
+    """
 
     request: str
     body: bytes
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

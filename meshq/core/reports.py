@@ -14,6 +14,7 @@ class TaskView:
     """One task as people see it. `result` and `error` are packed; `queued` marks one that waits for a leader.
 
     `majority` is false for one that finished without a majority behind it: another outcome may replace this one.
+    `owner` is the credential with which it was submitted, empty where that was the cluster's key.
     """
 
     id: str
@@ -33,6 +34,7 @@ class TaskView:
     finished_ms: int | None = None
     queued: bool = False
     majority: bool = True
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +124,7 @@ class Status:
 
     Without a majority, `split` is `warm` or `cold` where this part goes on all the same, `copies` is on how many
     machines, and `missing` are the replicas that it waits for. `merge` is the newest report of parts that met again.
+    `insecure` says that the cluster has no key.
     """
 
     node: str
@@ -136,6 +139,7 @@ class Status:
     split: str = ""
     missing: tuple[str, ...] = ()
     merge: MergeReport | None = None
+    insecure: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +154,11 @@ class Stats:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Health:
-    """Yes; and whether work can be done now."""
+    """Yes; and whether work can be done now.
+
+    `cluster` is its name, `protocol` the oldest and the newest version that it speaks, and `clock_s` a reading of
+    the clock by which it times leases: two of them tell how fast that runs.
+    """
 
     ok: bool
     node: str
@@ -158,6 +166,9 @@ class Health:
     leader: str | None
     version: str
     pid: int
+    cluster: str = ""
+    protocol: tuple[int, ...] = ()
+    clock_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,3 +206,19 @@ class ClusterStory:
     waits: str
     events: tuple[Event, ...]
     merges: tuple[MergeReport, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CredentialView:
+    """A credential on the list. `revoked_ms` is null for one that is valid."""
+
+    name: str
+    issued_ms: int
+    revoked_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credentials:
+    """The list of credentials, by name."""
+
+    credentials: tuple[CredentialView, ...]

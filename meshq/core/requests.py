@@ -2,6 +2,7 @@
 
 Frozen dataclasses, on the wire a map from field to value. Durations are in seconds and never deadlines. `bytes`
 fields hold packed values, which no daemon needs to unpack. A follower forwards a request one hop to the leader.
+Where a request has an `owner`, it sees and changes only tasks of that credential; empty, it sees all (`access.py`).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from meshq.core.messages import Done
-from meshq.core.reports import ClusterStory, Health, Stats, Status, TaskStory, TaskView, TaskViews
+from meshq.core.reports import ClusterStory, Credentials, Health, Stats, Status, TaskStory, TaskView, TaskViews
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,7 @@ class TaskInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSpec:
-    """A task to be submitted. `payload` is the packed `[args, kwargs]`."""
+    """A task to be submitted. `payload` is the packed `[args, kwargs]`. The `owner` is the server's to say."""
 
     id: str
     name: str
@@ -47,6 +48,7 @@ class TaskSpec:
     key: str | None = None
     retry_of: str | None = None
     batch: str | None = None
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,6 +190,7 @@ class TaskQuery:
 
     id: str
     wait_s: float = 0.0
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,6 +199,7 @@ class WaitQuery:
 
     ids: tuple[str, ...]
     wait_s: float = 0.0
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,6 +210,7 @@ class TasksQuery:
     name: str | None = None
     limit: int = 50
     after: str | None = None
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,6 +218,7 @@ class Cancel:
     """Call this task off."""
 
     id: str
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,6 +226,7 @@ class Retry:
     """A new task like this finished one."""
 
     id: str
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,6 +257,17 @@ class Recover:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeKey:
+    """Begin (`rotate`) or end (`finish`) a change of the cluster's key; only from this machine.
+
+    It does not end while a machine that was heard lately lacks the new key, unless `force` says so.
+    """
+
+    step: str
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Forget:
     """This node never comes back: take it off the roster. `node` is an id, a unique end of one, or a name."""
 
@@ -257,10 +275,32 @@ class Forget:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CredentialAdd:
+    """Put a credential of this name on the list; none of it was there before. Only under a majority."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CredentialRevoke:
+    """Let the credential of this name be valid no more, for good. Only under a majority."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CredentialsQuery:
+    """All credentials on the list, or the one of this name."""
+
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TaskStoryQuery:
     """What happened to one task, by its id or a unique beginning or end."""
 
     id: str
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -270,17 +310,20 @@ class ClusterStoryQuery:
 
 Request = (
     Submit | Get | Heartbeat | SubmitResult | TaskQuery | WaitQuery | TasksQuery | Cancel | Retry
-    | StatusQuery | StatsQuery | HealthQuery | Stop | Recover | Forget | TaskStoryQuery | ClusterStoryQuery
+    | StatusQuery | StatsQuery | HealthQuery | Stop | Recover | ChangeKey | Forget | TaskStoryQuery | ClusterStoryQuery
+    | CredentialAdd | CredentialRevoke | CredentialsQuery
 )  # fmt: skip
 Answer = (
     Submitted | Got | HeartbeatAnswer | ResultsTaken | TaskView | TaskViews | Status | Stats | Health | Done
-    | TaskStory | ClusterStory
+    | TaskStory | ClusterStory | Credentials
 )  # fmt: skip
 
 
 ANSWER_TO: dict[type, type] = {
     Submit: Submitted, Get: Got, Heartbeat: HeartbeatAnswer, SubmitResult: ResultsTaken,
     TaskQuery: TaskView, WaitQuery: TaskViews, TasksQuery: TaskViews, Cancel: TaskView, Retry: Submitted,
-    StatusQuery: Status, StatsQuery: Stats, HealthQuery: Health, Stop: Done, Recover: Done, Forget: Done,
-    TaskStoryQuery: TaskStory, ClusterStoryQuery: ClusterStory,
+    StatusQuery: Status, StatsQuery: Stats, HealthQuery: Health, Stop: Done, Recover: Done, ChangeKey: Done,
+    Forget: Done,
+    TaskStoryQuery: TaskStory, ClusterStoryQuery: ClusterStory, CredentialAdd: Done, CredentialRevoke: Done,
+    CredentialsQuery: Credentials,
 }  # fmt: skip

@@ -70,8 +70,9 @@ class Task:
     """One row of the queue. The fields' order is the order of the columns in the database and on the wire.
 
     `payload` is the packed `[args, kwargs]`; a large one is a value of its own, named by `payload_ref`. The same
-    holds for `result`. `story` holds an entry for each move. Times that end in `_ms` are wall clock milliseconds, for
-    display and schedules only; `finished_ms` of a purged task is when it was purged.
+    holds for `result`. `story` holds an entry for each move. `owner` is the credential with which it was submitted,
+    empty where that was the cluster's key. Times that end in `_ms` are wall clock milliseconds, for display and
+    schedules only; `finished_ms` of a purged task is when it was purged.
     """
 
     id: str
@@ -105,6 +106,7 @@ class Task:
     started_ms: int | None = None
     finished_ms: int | None = None
     story: bytes = b""
+    owner: str = ""
 
 
 COLUMNS = tuple(field.name for field in fields(Task))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import ifaddr
 
 # Bridges of containers and virtual machines carry the same address on every machine: nobody else gets here by it.
+_TUNNEL = re.compile(r"(tun|tap|wg|utun|ppp|tailscale|zt|nordlynx)[0-9a-z]*$")
 _PRIVATE_BRIDGE = re.compile(r"(docker|podman|virbr|vmnet|vboxnet|lxcbr|lxdbr|cni|flannel)\d*$|br-[0-9a-f]{12}$|veth")
 
 
@@ -59,6 +60,18 @@ def is_ready(local: LocalAddress) -> bool:
     except OSError:
         return False
     return True
+
+
+def left_out(host: str = "") -> tuple[LocalAddress, ...]:
+    """The addresses of containers and virtual machines, by which nobody else gets here: `usable` leaves them out."""
+    chosen = {local.ip for local in usable(host)}
+    everything = [_local(adapter, ip) for adapter in ifaddr.get_adapters() for ip in adapter.ips]
+    return tuple(local for local in everything if local.ip not in chosen and _PRIVATE_BRIDGE.match(local.interface))
+
+
+def is_tunnel(interface: str) -> bool:
+    """Whether an interface is one of a virtual private network, by which neighbours are seldom reached."""
+    return _TUNNEL.match(interface) is not None
 
 
 def choose(everything: list[LocalAddress], host: str = "") -> tuple[LocalAddress, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from meshq.core.addresses import format_address, parse_address
-from meshq.core.ids import cluster_hash, is_id
+from meshq.core.ids import is_id
 from meshq.core.limits import HINTS_MAX
 from meshq.core.messages import PROTOCOL_VERSION
 from meshq.discovery import mdns
@@ -25,7 +25,7 @@ class Events:
 
     Args:
         on_candidate: A node's id, None where only an address is known, and all its known addresses, newest first.
-        on_foreign: The hash of another cluster's name and an address of it; once for each hash.
+        on_foreign: What stands for another cluster, and an address of it; once for each.
         on_twin: A node with this node's id and another boot: the boot and its addresses. It may be an echo of an
             earlier start: ask it before you believe it.
         on_unavailable: Multicast does not work, and why; once.
@@ -44,7 +44,7 @@ class Finder:
 
     Args:
         node, boot: This node.
-        cluster: The cluster's name.
+        clusters: What stands for this node's cluster in announcements, asked anew for each: the first is announced.
         port: Where this node listens.
         events: Who hears of it.
         host: The address that it listens on; empty for all.
@@ -58,7 +58,7 @@ class Finder:
         *,
         node: str,
         boot: str,
-        cluster: str,
+        clusters: Callable[[], Sequence[str]],
         port: int,
         events: Events,
         host: str = "",
@@ -70,7 +70,7 @@ class Finder:
         """Set when this node's first announcement is out, or there will be none for now."""
         self._node = node
         self._boot = boot
-        self._cluster = cluster_hash(cluster)
+        self._clusters = clusters
         self._port = port
         self._host = host
         self._events = events
@@ -80,6 +80,7 @@ class Finder:
         self._known: dict[str, tuple[str, ...]] = {}
         self._boots: dict[str, str] = {}
         self._foreign: set[str] = set()
+        self._mdns: mdns.Mdns | None = None
 
     async def run(self) -> None:
         """Looks for others until cancelled."""
@@ -105,12 +106,17 @@ class Finder:
         if found.node == self._node:
             if found.boot != self._boot:
                 self._events.on_twin(found.boot, found.addresses)
-        elif found.cluster != self._cluster:
+        elif found.cluster not in self._clusters() and found.node not in self._known:
             if found.cluster not in self._foreign and len(self._foreign) < FOREIGN_MAX:
                 self._foreign.add(found.cluster)
                 self._events.on_foreign(found.cluster, found.addresses[0] if found.addresses else "")
         else:
             self._merge(found.node, found.addresses, found.boot)
+
+    def announce(self) -> None:
+        """What stands for this node's cluster has changed."""
+        if self._mdns is not None:
+            self._mdns.announce(self._clusters()[0])
 
     def known(self) -> dict[str, tuple[str, ...]]:
         """All nodes found so far, and where."""
@@ -122,13 +128,15 @@ class Finder:
         return tuple(format_address(ip, self._port) for ip in here[:HINTS_MAX])
 
     def _merge(self, node: str, addresses: tuple[str, ...], boot: str = "") -> None:
+        if not addresses:
+            return
         before = self._known.get(node, ())
         restarted = boot not in ("", self._boots.get(node, ""))
         if boot:
             self._boots[node] = boot
         fresh = set(addresses).difference(before)
         # A node that started again is worth a call at once, even where it was before.
-        if not addresses or not (fresh or restarted):
+        if not (fresh or restarted):
             return
         if node not in self._known and len(self._known) >= NODES_MAX:
             forgotten = next(iter(self._known))
@@ -144,9 +152,13 @@ class Finder:
             self._events.on_candidate(None, others)
 
     async def _run_mdns(self) -> None:
-        service = mdns.Mdns(
+        self._mdns = service = mdns.Mdns(
             mdns.Announcement(
-                node=self._node, boot=self._boot, cluster=self._cluster, port=self._port, version=PROTOCOL_VERSION
+                node=self._node,
+                boot=self._boot,
+                cluster=self._clusters()[0],
+                port=self._port,
+                version=PROTOCOL_VERSION,
             ),
             on_found=self.on_found,
             on_unavailable=self._events.on_unavailable,

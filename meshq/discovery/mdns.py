@@ -103,6 +103,10 @@ class Mdns:
         self._retry_s = retry_s
         self._reported = False
 
+    def announce(self, cluster: str) -> None:
+        """Announces another cluster from now on, within `poll_s`."""
+        self._me = replace(self._me, cluster=cluster)
+
     async def run(self) -> None:
         """Announces and listens until cancelled; takes up to 2 s to say goodbye then."""
         # What its warnings say is told once, by on_unavailable.
@@ -128,7 +132,7 @@ class Mdns:
         except (OSError, RuntimeError) as error:
             raise _Broken(f"multicast can't be used: {error}") from error
         try:
-            session = _Session(zc, self._me, on_found=self._on_found, on_state=self._on_state)
+            session = _Session(zc, self._me, lambda: self._me, on_found=self._on_found, on_state=self._on_state)
             await session.run(local, self._local, self._poll_s)
         except (OSError, RuntimeError, zeroconf.Error) as error:
             raise _Broken(f"multicast DNS failed: {str(error) or type(error).__name__}") from error
@@ -150,12 +154,14 @@ class _Session:
         self,
         zc: AsyncZeroconf,
         me: Announcement,
+        latest: Callable[[], Announcement],
         *,
         on_found: Callable[[Found], None],
         on_state: Callable[[str], None],
     ) -> None:
         self._zc = zc
         self._me = me
+        self._latest = latest
         self._on_found = on_found
         self._on_state = on_state
         self._name = f"{me.node}.{SERVICE_TYPE}"
@@ -195,8 +201,9 @@ class _Session:
             await asyncio.sleep(poll_s)
             quiet_s += poll_s
             now = look()
-            if now == local and quiet_s < REPEAT_S:
+            if now == local and self._me == self._latest() and quiet_s < REPEAT_S:
                 continue
+            self._me = self._latest()
             quiet_s = 0.0
             if not now:
                 raise _Broken("no network interface has a usable address any more")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections import Counter
 
+from meshq.core.limits import COUNTERS_MAX
+
 log = logging.getLogger("meshq")
 
 
@@ -13,13 +15,18 @@ SERIOUS = frozenset({"outcomes_lost", "outcome_set_aside", "promise_not_written"
 
 
 class Counters:
-    """Counts by name. The first of a serious kind is a warning; all the rest is logged for whoever looks closer."""
+    """Counts by name. The first of a serious kind is a warning; all the rest is logged for whoever looks closer.
+
+    Some names end in a reason that another node told; beyond so many names they are counted as `others`.
+    """
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
 
     def add(self, name: str, detail: str = "", count: int = 1) -> None:
         """Counts it, and logs it with the detail."""
+        if name not in self._counts and len(self._counts) >= COUNTERS_MAX:
+            name, detail = "others", f"{name}: {detail}"
         level = logging.WARNING if name in SERIOUS and not self._counts[name] else logging.DEBUG
         self._counts[name] += count
         log.log(level, "%s %s", name, detail, extra={"event": name})

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
@@ -19,24 +20,26 @@ from meshq.core.messages import PROTOCOL_OLDEST, PROTOCOL_VERSION
 from meshq.core.ports import Clock, Pool
 from meshq.core.requests import TaskInfo
 from meshq.discovery import seeds
-from meshq.discovery.finder import Events, Finder
 from meshq.errors import CorruptDatabase, MeshqError, Stopping, StoreError
-from meshq.node import house, journal, logs
+from meshq.node import house, journal, keyring, logs
 from meshq.node.clock import SystemClock
 from meshq.node.counters import Counters
 from meshq.node.house import House, Trouble
+from meshq.node.keyring import Keyring
 from meshq.node.node import Node, World
+from meshq.node.surroundings import Surroundings
 from meshq.store import lock
 from meshq.store.files import disk_error
+from meshq.store.keyfile import Held
 from meshq.wire.handshake import Identity
 from meshq.wire.http import build_app
 from meshq.wire.link import Links
 from meshq.wire.server import Server, socket_path
+from meshq.worker.bounds import Bounds
 from meshq.worker.pool import ChildPool
 
 STOPPED_AT_ONCE = 130
 EVENTS_KEPT = 30
-ADDRESSES_S = 2.0
 # The news of a roster without this node comes with the leader's next hello.
 LEFT_S, LOOK_S = 5.0, 0.2
 # Lives that end in trouble one after the other: a disk that spoils what is written to it is of no use.
@@ -78,12 +81,9 @@ class Daemon:
         self._troubles: list[float] = []
         self._recent = journal.Recent(EVENTS_KEPT)
         self._boot = ""
-        self._own: tuple[str, ...] = ()
-        self._look_at = 0.0
         self._counters = Counters()
+        self._keyring = Keyring(data_dir, Held())
         self._announced = asyncio.Event()
-        self._finder: Finder | None = None
-        self._links: Links | None = None
         self._node: Node | None = None
 
     def _new_id(self) -> str:
@@ -100,6 +100,8 @@ class Daemon:
             stack.callback(lock.acquire(self.data_dir).release)
             journal.events.addHandler(self._recent)
             stack.callback(journal.events.removeHandler, self._recent)
+            if not self.alone:
+                self._keyring = keyring.take(self.config, self.data_dir, self.clock.random_bits)
             waiting = await self._life(Trouble())
             while self._trouble and not self.stop_asked.is_set():
                 self._count_trouble()
@@ -110,7 +112,7 @@ class Daemon:
     async def _life(self, before: Trouble) -> int:
         """One life of a node; `_trouble` tells how it ended. Returns how many entries its outbox is left with."""
         self._trouble, self._troubled = Trouble(), asyncio.Event()
-        self._announced, self._finder, self._look_at = asyncio.Event(), None, 0.0
+        self._announced = asyncio.Event()
         waiting = 0
         try:
             async with house.move_in(self.data_dir, before, self.clock, self._new_id, self._on_corrupt) as here:
@@ -152,7 +154,7 @@ class Daemon:
         name = self.config.name or socket.gethostname().split(".")[0]
         pool = ChildPool(
             self.config.slots_used, self.config.tasks, result_bytes_max=self.config.result_bytes_max,
-            primes_max_limit=self.config.primes_max_limit, on_event=self._counters.add,
+            primes_max_limit=self.config.primes_max_limit, bounds=_bounds(self.config), on_event=self._counters.add,
         )  # fmt: skip
         async with asyncio.TaskGroup() as tasks:
             running = tasks.create_task(pool.run())
@@ -177,31 +179,43 @@ class Daemon:
             node=me, boot=boot, cluster_hash=cluster_hash(config.cluster), port=config.port,
             version=newest, oldest=oldest,
         )  # fmt: skip
-        links = self._links = Links(who, handler, self._on_link, self.clock, self._on_clone)
+        ring = self._keyring
+        secured = (lambda: ring.contexts(me)) if ring.secured else None
+        links = Links(who, handler, self._on_link, self.clock, self._on_clone, secured)
+        around = Surroundings(links, ring, self.clock, config, self._announced)
         world = World(
             clock=self.clock, transport=links, database=here.database, promises=here.promises, outbox=here.outbox,
-            pool=pool, tasks=infos, announced=self._announced, told=self._told, addresses=self._addresses,
+            pool=pool, tasks=infos, announced=self._announced, told=around.told, addresses=around.addresses,
             address_of=links.address_of, pid=os.getpid(),
             counters=self._counters, version=newest, copied=self._on_copied, reborn=self._on_reborn,
-            recent=self._recent.all,
+            recent=self._recent.all, keyring=ring,
         )  # fmt: skip
+
+        def on_drop() -> None:
+            links.renew()
+            around.announce()
+
+        ring.on_drop = on_drop
         node = self._node = handler.node = Node(me, boot, name, config, world, self._on_stop)
         await node.load()
         app = build_app(
-            node.gateway, links, new_id=self._new_id, wall_ms=self.clock.wall_ms, body_bytes_max=config.body_bytes_max
-        )
-        port = None if self.alone else config.port
-        server = Server(app, host=config.host, port=port, unix_path=socket_path(self.data_dir))
+            node.gateway, links, new_id=self._new_id, wall_ms=self.clock.wall_ms,
+            body_bytes_max=config.body_bytes_max, trusted=ring.names if ring.secured else None,
+        )  # fmt: skip
+        server = Server(
+            app, host=config.host, port=None if self.alone else config.port, unix_path=socket_path(self.data_dir),
+            context=(lambda: ring.contexts(me).server) if ring.secured else None, count=self._counters.add,
+        )  # fmt: skip
         await server.start()
         try:
             self._greet(me, name, server.port)
             async with asyncio.TaskGroup() as tasks:
-                background = [tasks.create_task(node.run()), tasks.create_task(links.run())]
+                background = [tasks.create_task(work) for work in (server.run(), node.run(), links.run())]
                 if self.alone:
                     self._announced.set()
                 else:
                     links.listens_at(server.port)
-                    background += [tasks.create_task(self._find(me, boot, server.port, node))]
+                    background += [tasks.create_task(around.run(node, server.port))]
                 self.ready.set()
                 ends = [tasks.create_task(event.wait()) for event in (self.stop_asked, self._troubled)]
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -248,49 +262,14 @@ class Daemon:
             return
         where = f"port {port}, data in {self.data_dir}"
         journal.tell("started", f"{name} ({short(me)}) is up: {where}", node=me, port=port, pid=os.getpid())
-        journal.warn(
-            "open",
-            f"anyone on this network can run tasks here: cluster {self.config.cluster!r} has no key yet, so "
-            "use it in a network that you trust",
-        )
+        if not self._keyring.secured:
+            journal.warn("insecure", "insecure: there is no key, and anyone on this network can run tasks here")
+        elif self._keyring.made:
+            # The key itself is shown to a person only, and is in no file but its own.
+            key = self._keyring.held.keys[0].text if sys.stderr.isatty() else "KEY (`meshq key show` tells it)"
+            journal.tell("key_made", f"made a key for this cluster; on each other machine type: meshq up --key {key}")
 
     # -- the others --------------------------------------------------------------------------------------
-
-    async def _find(self, me: str, boot: str, port: int, node: Node) -> None:
-        links = self._links
-        if links is None:
-            return
-        finder = self._finder = Finder(
-            node=me, boot=boot, cluster=self.config.cluster, port=port, host=self.config.host,
-            events=Events(
-                on_candidate=links.dial, on_foreign=self._on_foreign,
-                on_twin=lambda _, addresses: links.dial(me, addresses),
-                on_unavailable=self._on_unavailable, on_seed_failed=self._on_seed_failed,
-            ),
-            seeds=seeds.parse_all(self.config.seeds),
-            remembered={peer.node: peer.addresses for peer in node.peers.book.values()},
-            use_mdns=self.config.mdns,
-        )  # fmt: skip
-        if self.config.seeds and not node.replicator.roster.genesis:
-            names = ", ".join(self.config.seeds)
-            text = f"asking {names} for other nodes; without an answer this node begins alone in"
-            journal.tell("seeking", f"{text} {self.config.seed_wait_s:g} s")
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(finder.run())
-            await finder.announced.wait()
-            self._announced.set()
-
-    def _told(self, node: str, addresses: tuple[str, ...]) -> None:
-        if self._finder is not None:
-            self._finder.told(node, addresses)
-
-    def _addresses(self) -> tuple[str, ...]:
-        # Each look asks the system for every interface, and hellos ask often.
-        now = self.clock.boot_s()
-        if self._finder is not None and now >= self._look_at:
-            self._look_at = now + ADDRESSES_S
-            self._own = self._finder.own_addresses()
-        return self._own
 
     def _on_link(self, node: str, connected: bool) -> None:
         if not connected and self._node is not None:
@@ -303,16 +282,6 @@ class Daemon:
             journal.warn("cloned", f"{text}; it has to take a new one", address=address)
         else:
             self._on_copied(text)
-
-    def _on_foreign(self, found: str, address: str) -> None:
-        text = f"another cluster is at {address}; this one is {self.config.cluster!r}"
-        journal.tell("foreign", text, address=address, cluster=found)
-
-    def _on_unavailable(self, reason: str) -> None:
-        journal.warn("no_multicast", f"no multicast here ({reason}); use --seed HOST:PORT to name another node")
-
-    def _on_seed_failed(self, seed: seeds.Seed, reason: str) -> None:
-        journal.warn("seed_failed", f"--seed {seed}: {reason}", seed=str(seed))
 
 
 class _Handler:
@@ -333,6 +302,13 @@ class _Handler:
     def stream(self, sender: str, message: Any) -> AsyncIterator[Any]:
         """The parts of the answer to a pull."""
         return self._there().stream(sender, message)
+
+
+def _bounds(config: Config) -> Bounds:
+    return Bounds(
+        env=config.child_env, memory_bytes_max=config.child_memory_bytes_max,
+        output_bytes_max=config.child_output_bytes_max, allow=config.allow,
+    )  # fmt: skip
 
 
 def _make_dir(data_dir: Path) -> None:

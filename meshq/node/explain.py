@@ -64,7 +64,7 @@ class Explain:
         Raises:
             NotFound, Ambiguous: The id fits no task, or several.
         """
-        view = await self._views.task(TaskQuery(id=query.id))
+        view = await self._views.task(TaskQuery(id=query.id, owner=query.owner))
         row, clashes = await self._replicator.database.read(
             lambda conn: (queue.get(conn, view.id), queue.clashes(conn, view.id))
         )

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from meshq.core import reports
+from meshq.core import access, reports
 from meshq.core import requests as ask
 from meshq.core.messages import Call, CallAnswer, Done
 from meshq.core.ports import Clock, Transport
 from meshq.core.task import FINISHED
-from meshq.errors import InvariantBroken, MeshqError, NoLeader, NotFound, Stopping
+from meshq.errors import Forbidden, InvariantBroken, MeshqError, NoLeader, NotFound, Stopping
 from meshq.node.counters import Counters
+from meshq.node.credentials import Register
 from meshq.node.elector import Elector
 from meshq.node.explain import Explain
 from meshq.node.leadership import Leadership
@@ -24,7 +25,7 @@ from meshq.wire import codec
 FORWARD_S = 5.0
 STATUS_S = 0.8
 LOOK_AGAIN_S = 0.5
-LOCAL = (ask.Stop, ask.Recover, ask.StatsQuery, ask.HealthQuery, ask.ClusterStoryQuery)
+LOCAL = (ask.Stop, ask.Recover, ask.ChangeKey, ask.StatsQuery, ask.HealthQuery, ask.ClusterStoryQuery)
 FORWARDED = {name: kind for name, kind in codec.REQUESTS.items() if kind not in LOCAL}
 
 
@@ -39,6 +40,7 @@ class Gateway:
         views: Answers out of this node's own copy.
         explain: Tells the story of a task, and of the cluster.
         recovery: What a person does when machines are gone for good.
+        register: The credentials.
         outbox: Keeps what has no leader.
         transport: To the leader.
         clock: The lease clock.
@@ -56,6 +58,7 @@ class Gateway:
         views: Views,
         explain: Explain,
         recovery: Recovery,
+        register: Register,
         outbox: Outbox,
         transport: Transport,
         clock: Clock,
@@ -71,6 +74,7 @@ class Gateway:
         self._views = views
         self._explain = explain
         self._recovery = recovery
+        self._register = register
         self._outbox = outbox
         self._transport = transport
         self._clock = clock
@@ -79,8 +83,30 @@ class Gateway:
         self._stop = stop
         self._started_at = clock.boot_s()
 
+    async def admit(self, owner: str, kind: type) -> None:
+        """Whether who brings this credential may send requests of this class.
+
+        Raises:
+            Forbidden: It may not, or the credential is not valid.
+            NoLeader: This copy does not know the credential, and there is no leader to be asked.
+        """
+        found = await self._register.find(owner)
+        if found is None and self._elector.leader() != self._me:
+            # This copy may be behind, and a node that only works has none.
+            answer = await self.lead(ask.CredentialsQuery(name=owner))
+            found = next(iter(answer.credentials), None) if isinstance(answer, reports.Credentials) else None
+        self._check(owner, found, kind)
+
+    def _check(self, owner: str, found: reports.CredentialView | None, kind: type) -> None:
+        try:
+            access.check_listed(owner, found)
+            access.check(kind, owner)
+        except Forbidden as error:
+            self._counters.add("credential_refused", str(error))
+            raise
+
     async def call(self, request: ask.Request, *, local: bool = True) -> ask.Answer:
-        """Answers any request.
+        """Answers any request, which `access.narrowed` has confined to what its sender may mean.
 
         Raises:
             MeshqError: With the code, status and text that the asker gets.
@@ -96,8 +122,8 @@ class Gateway:
                 return await self._submit_result(request)
             case ask.TaskQuery():
                 return await self._task(request)
-            case ask.TaskStoryQuery():
-                return await self._task_story(request)
+            case ask.TaskStoryQuery() | ask.CredentialsQuery():
+                return await self._lead_or_here(request)
             case ask.WaitQuery() | ask.TasksQuery():
                 return await self._read(request)
         return await self.lead(request)
@@ -114,6 +140,8 @@ class Gateway:
                 return await self._explain.cluster()
             case ask.Recover():
                 await self._recovery.recover()
+            case ask.ChangeKey():
+                self._recovery.change_key(request.step, force=request.force)
             case ask.Stop():
                 if request.leave:
                     self._recovery.check_leave()
@@ -133,7 +161,7 @@ class Gateway:
             raise NoLeader
         wait_s = getattr(request, "wait_s", 0.0)
         timeout_s = STATUS_S if isinstance(request, ask.StatusQuery) else FORWARD_S + wait_s
-        call = Call(request=type(request).__name__, body=codec.encode_body(request))
+        call = Call(request=type(request).__name__, body=codec.encode_body(request), owner=access.bearer(request))
         answer = await self._transport.request(leader, call, timeout_s=timeout_s, bulk=True)
         if not isinstance(answer, CallAnswer):
             raise NoLeader(f"{leader} answered a request with a {type(answer).__name__}")
@@ -145,7 +173,13 @@ class Gateway:
 
     async def on_call(self, call: Call) -> CallAnswer:
         """A request that another node forwarded; it goes no further."""
-        answer = await self.answer_as_leader(codec.decode_body(call.request, call.body, FORWARDED))
+        request = codec.decode_body(call.request, call.body, FORWARDED)
+        if call.owner:
+            # That other node may have an old list; the leader's is the one that counts.
+            await self._leadership.leading()
+            self._check(call.owner, await self._register.find(call.owner), type(request))
+            request = access.narrowed(request, call.owner)
+        answer = await self.answer_as_leader(request)
         return CallAnswer(answer=type(answer).__name__, body=codec.encode_body(answer))
 
     async def answer_as_leader(self, request: ask.Request) -> ask.Answer:
@@ -178,6 +212,8 @@ class Gateway:
             case ask.Forget():
                 await self._recovery.forget(request.node)
                 return Done()
+            case ask.CredentialAdd() | ask.CredentialRevoke():
+                return await self._register.change(reign.term, request)
         return await self._look(reign, request)
 
     async def _look(self, reign: Reign, request: ask.Request) -> ask.Answer:
@@ -190,6 +226,8 @@ class Gateway:
                 return await self._views.wait(request)
             case ask.TasksQuery():
                 return await self._views.page(request)
+            case ask.CredentialsQuery():
+                return await self._register.told(request)
             case ask.StatusQuery():
                 return await self._views.status()
         raise InvariantBroken(f"epoch {reign.term.epoch}: a leader has no answer to a {type(request).__name__}")
@@ -215,12 +253,14 @@ class Gateway:
         await self._outbox.put_results(request.outcomes, request.boot)
         return ask.ResultsTaken(epoch=self._elector.promised_epoch, dropped={}, queued=True)
 
-    async def _task_story(self, query: ask.TaskStoryQuery) -> ask.Answer:
+    async def _lead_or_here(self, query: ask.TaskStoryQuery | ask.CredentialsQuery) -> ask.Answer:
         try:
             return await self.lead(query)
         except NoLeader as error:
             self._counters.add("read_without_leader", str(error))
-            return await self._explain.task(query)
+        if isinstance(query, ask.CredentialsQuery):
+            return await self._register.told(query)
+        return await self._explain.task(query)
 
     async def _task(self, query: ask.TaskQuery) -> ask.Answer:
         try:

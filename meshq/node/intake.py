@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from meshq.config import Config
-from meshq.core import signature, task
+from meshq.core import access, signature, task
 from meshq.core.ids import uuid7
 from meshq.core.ports import Clock
 from meshq.core.quorum import majority
@@ -49,6 +49,7 @@ class Intake:
         """Keeps tasks; answers once they are committed.
 
         Raises:
+            Conflict: An id is that of another's task.
             UnknownTask, BadArguments: A task that no node could run; none of the request is kept. Not for those
                 that waited in an outbox, which become failed tasks.
             QueueFull: The queue is as long as it may be.
@@ -59,6 +60,8 @@ class Intake:
         now_ms = self._clock.wall_ms()
 
         def work(conn: Connection, pen: Pen) -> tuple[str, ...]:
+            if access.bearer(request):
+                queue.check_ids(conn, request.tasks)
             if not request.late:
                 self._make_room(conn, request.tasks)
             ids = queue.submit(conn, pen, request.tasks, now_ms, self._config.inline_bytes_max)
@@ -80,7 +83,7 @@ class Intake:
         now_ms = self._clock.wall_ms()
 
         def work(conn: Connection, pen: Pen) -> str:
-            return queue.cancel(conn, pen, queue.find(conn, request.id), now_ms).id
+            return queue.cancel(conn, pen, queue.find(conn, request.id, request.owner), now_ms).id
 
         found, seq = await self._replicator.write(self._dispatcher.term, work)
         self._dispatcher.claims.drop([found])
@@ -101,7 +104,7 @@ class Intake:
         """
         new_id = uuid7(self._clock.wall_ms(), self._clock.random_bits(74))
         spec = await self._replicator.database.read(
-            lambda conn: queue.retry_spec(conn, queue.find(conn, request.id), new_id)
+            lambda conn: queue.retry_spec(conn, queue.find(conn, request.id, request.owner), new_id)
         )
         return await self.submit(Submit(tasks=(spec,)))
 

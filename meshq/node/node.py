@@ -13,7 +13,7 @@ from meshq.config import Config
 from meshq.core.events import Timing
 from meshq.core.ids import short
 from meshq.core.lease import Lease
-from meshq.core.messages import PROTOCOL_VERSION, Call, Done, Handover, Hello, Leave, Pull, Renew, Vote
+from meshq.core.messages import PROTOCOL_OLDEST, PROTOCOL_VERSION, Call, Done, Handover, Hello, Leave, Pull, Renew, Vote
 from meshq.core.ports import Clock, Pool, Transport
 from meshq.core.quorum import majority
 from meshq.core.reports import Event, Health, NodeView
@@ -23,11 +23,13 @@ from meshq.errors import Conflict, Malformed, MeshqError, StoreError
 from meshq.node import journal
 from meshq.node.counters import Counters
 from meshq.node.courier import Courier
+from meshq.node.credentials import Register
 from meshq.node.elector import Around, Elector
 from meshq.node.explain import Explain
 from meshq.node.follower import Follower
 from meshq.node.founding import Founding
 from meshq.node.gateway import Gateway
+from meshq.node.keyring import Keyring
 from meshq.node.leadership import Leadership
 from meshq.node.peers import Peers
 from meshq.node.recovery import Recovery
@@ -74,6 +76,7 @@ class World:
         copied: Told that the database is a copy of another node's, and why: this life is over, and so is its id.
         reborn: Told that this life is over and another one of the same node has to begin, and why.
         recent: What this node told people lately.
+        keyring: Its keys; None where it talks to nobody, or in another way.
     """
 
     clock: Clock
@@ -93,6 +96,7 @@ class World:
     copied: Callable[[str], None] = _ignore
     reborn: Callable[[str], None] = _ignore
     recent: Callable[[], tuple[Event, ...]] = tuple
+    keyring: Keyring | None = None
 
 
 class _Work:
@@ -149,7 +153,7 @@ class Node:
         self._follower = Follower(self.replicator, self.elector, clock, config, counters)
         self.peers = Peers(
             self.me, self.describe, world.transport, self.elector, self.replicator, world.database, clock, config,
-            counters, world.told, world.address_of,
+            counters, world.told, world.address_of, self._on_keys,
         )  # fmt: skip
         await self.peers.load()
         waiters = Waiters()
@@ -162,11 +166,14 @@ class Node:
         self.explain = Explain(
             self.replicator, self.elector, self.leadership, self.peers, self.views, clock, config, world.recent
         )
-        self.recovery = Recovery(self.replicator, self.elector, self.peers, self.leadership)
+        self.recovery = Recovery(
+            self.replicator, self.elector, self.peers, self.leadership, world.keyring, clock
+        )  # fmt: skip
         self._union = Union(self.replicator, self._follower, self.elector, self.peers, config, counters, world.reborn)
         self.gateway = Gateway(
-            self.me, self.boot, self.leadership, self.elector, self.views, self.explain, self.recovery, world.outbox,
-            world.transport, clock, counters, self._health, self._on_stop,
+            self.me, self.boot, self.leadership, self.elector, self.views, self.explain, self.recovery,
+            Register(self.replicator, clock), world.outbox, world.transport, clock, counters, self._health,
+            self._on_stop,
         )  # fmt: skip
         self._courier = Courier(world.outbox, self.gateway, self.elector, clock, counters)
         self._founding = Founding(self.me, self.replicator, self.peers, clock, config, world.announced)
@@ -335,12 +342,16 @@ class Node:
             async for part in parts:
                 yield part
 
+    def _on_keys(self, offered: str, dropped: tuple[str, ...]) -> None:
+        if self._world.keyring is not None:
+            self._world.keyring.learn(offered, dropped)
+
     # -- what others see ---------------------------------------------------------------------------------
 
     def describe(self) -> Hello:
         """Who this node is, as of now."""
         running, _ = self.agent.load()
-        roster = self.replicator.roster
+        roster, ring = self.replicator.roster, self._world.keyring
         return Hello(
             boot=self.boot,
             name=self.name,
@@ -357,6 +368,9 @@ class Node:
             hears=tuple(member for member in roster.members if member != self.me and self.elector.alive(member)),
             formerly=self._formerly if self._formerly in roster.members else "",
             dissolved=self._union.came_from,
+            keys=ring.names() if ring is not None else (),
+            offered=ring.offered if ring is not None else "",
+            dropped=ring.held.dropped if ring is not None else (),
         )
 
     def _version(self) -> int:
@@ -375,5 +389,7 @@ class Node:
         copies = "replica" if self.me in self.replicator.roster.members else "worker"
         role = "leader" if leader == self.me else copies
         return Health(
-            ok=leader is not None, node=self.me, role=role, leader=leader, version=__version__, pid=self._world.pid
-        )
+            ok=leader is not None, node=self.me, role=role, leader=leader, version=__version__, pid=self._world.pid,
+            cluster=self.config.cluster, protocol=(PROTOCOL_OLDEST, self._world.version),
+            clock_s=self._world.clock.boot_s(),
+        )  # fmt: skip

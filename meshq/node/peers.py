@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from meshq.config import Config
 from meshq.core import split
 from meshq.core.ids import short
-from meshq.core.limits import HINTS_MAX, ID_CHARS_MIN
+from meshq.core.limits import HINTS_MAX, ID_CHARS_MIN, PEERS_MAX
 from meshq.core.messages import Hello, PeerHint
 from meshq.core.ports import Clock, Transport
 from meshq.errors import Ambiguous, MeshqError, NotFound, StoreError
@@ -53,6 +53,7 @@ class Peers:
         counters: Where silence is counted.
         told: Where addresses that others tell go.
         address_of: At which address a node is connected.
+        on_keys: Told which key another node offers, and which ones it dropped.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Peers:
         counters: Counters,
         told: Callable[[str, tuple[str, ...]], None],
         address_of: Callable[[str], str | None],
+        on_keys: Callable[[str, tuple[str, ...]], None],
     ) -> None:
         self.book: dict[str, Peer] = {}
         self._me = me
@@ -81,6 +83,7 @@ class Peers:
         self._counters = counters
         self._told = told
         self._address_of = address_of
+        self._on_keys = on_keys
         self._beat = 0
         self._asked: set[str] = set()
 
@@ -285,9 +288,19 @@ class Peers:
         hints = self._hints() if hello.peers else ()
         return replace(self._describe(), peers=hints)
 
+    def _make_room(self) -> None:
+        """Of too many nodes the one that was heard longest ago is forgotten, unless it is here or a replica."""
+        if len(self.book) < PEERS_MAX:
+            return
+        kept = {*self._replicator.roster.members, *self._transport.connected()}
+        others = [peer for peer in self.book.values() if peer.node not in kept]
+        if others:
+            del self.book[min(others, key=lambda peer: (peer.heard_ms, peer.node)).node]
+
     async def _take(self, node: str, hello: Hello, *, answered: bool) -> None:
         peer = self.book.get(node)
         if peer is None:
+            self._make_room()
             peer = self.book[node] = Peer(node)
         peer.hello, peer.name = hello, hello.name
         if not peer.present:
@@ -303,6 +316,7 @@ class Peers:
             if hint.node != self._me and hint.addresses:
                 self._told(hint.node, hint.addresses)
         try:
+            self._on_keys(hello.offered, hello.dropped)
             # A leader takes it from anybody: one who is not on the newest roster leads nothing.
             if node == self._elector.leader() or self._elector.leads():
                 await self._replicator.adopt_roster(hello.roster)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from meshq.core import quorum
+from meshq.core.ports import Clock
 from meshq.errors import Conflict, NoLeader
-from meshq.node import journal
+from meshq.node import journal, keyring
 from meshq.node.elector import Elector
+from meshq.node.keyring import Keyring
 from meshq.node.leadership import Leadership
 from meshq.node.peers import Peers
 from meshq.node.replicator import Replicator
@@ -23,13 +25,25 @@ class Recovery:
         elector: Knows whether a majority is there.
         peers: The other nodes.
         leadership: The steward, where this node leads.
+        keyring: Its keys; None on a node that talks to no other.
+        clock: Chance, for a new key.
     """
 
-    def __init__(self, replicator: Replicator, elector: Elector, peers: Peers, leadership: Leadership) -> None:
+    def __init__(
+        self,
+        replicator: Replicator,
+        elector: Elector,
+        peers: Peers,
+        leadership: Leadership,
+        keyring: Keyring | None,
+        clock: Clock,
+    ) -> None:
         self._replicator = replicator
         self._elector = elector
         self._peers = peers
         self._leadership = leadership
+        self._keyring = keyring
+        self._clock = clock
 
     async def recover(self) -> None:
         """Makes this node's copy the cluster: it alone is on the roster, whose recovery counter goes first.
@@ -74,6 +88,32 @@ class Recovery:
         await reign.steward.forget(node)
         self._peers.book.pop(node, None)
         await self._replicator.database.write(lambda conn: peers.forget(conn, node))
+
+    def change_key(self, step: str, *, force: bool) -> None:
+        """Begins (`rotate`) or ends (`finish`) a change of the cluster's key.
+
+        Raises:
+            Conflict: There is no key, or none that is being changed, or one that is; or somebody lacks the new one.
+            StoreError: It can't be written.
+        """
+        ring = self._keyring
+        if ring is None:
+            raise Conflict("this node talks to no other, and has no key")
+        if step == "rotate":
+            ring.rotate(keyring.make(self._clock.random_bits))
+            return
+        lacking = [
+            node
+            for node in self._peers.around_here()
+            if (hello := self._peers.said(node)) is None or ring.names()[-1] not in hello.keys
+        ]
+        if ring.offered and lacking and not force:
+            names = ", ".join(self._peers.name_of(node) for node in lacking)
+            raise Conflict(
+                f"{names} can't be told the new key now, and would be shut out: start what is missing, or run "
+                "`meshq forget` for what never comes back, or shut it out with: meshq key finish --force"
+            )
+        ring.finish()
 
     def check_leave(self) -> None:
         """Whether this node can leave for good.

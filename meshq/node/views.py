@@ -28,9 +28,9 @@ MERGE_SHOWN_MS = 3_600_000  # how long the status shows what merged last
 
 
 def _views(
-    ids: tuple[str, ...], shown: Mapping[str, int], committed: Mapping[str, int], conn: Connection
+    ids: tuple[str, ...], owner: str, shown: Mapping[str, int], committed: Mapping[str, int], conn: Connection
 ) -> list[TaskView]:
-    return queue.views(conn, ids, shown, committed, with_result=True)
+    return queue.views(conn, ids, shown, committed, with_result=True, owner=owner)
 
 
 def _shown(addresses: tuple[str, ...]) -> str:
@@ -83,13 +83,13 @@ class Views:
         Raises:
             NotFound, Ambiguous: The id fits no task, or several.
         """
-        found = await self._replicator.database.read(lambda conn: queue.find(conn, query.id))
-        views = await self._finished((found,), query.wait_s)
+        found = await self._replicator.database.read(lambda conn: queue.find(conn, query.id, query.owner))
+        views = await self._finished((found,), query.owner, query.wait_s)
         return views[0]
 
     async def wait(self, query: WaitQuery) -> TaskViews:
         """Those of these tasks that are finished; waits up to `wait_s` for the first."""
-        views = await self._finished(query.ids, query.wait_s)
+        views = await self._finished(query.ids, query.owner, query.wait_s)
         return TaskViews(tasks=tuple(view for view in views if view.state in FINISHED))
 
     async def page(self, query: TasksQuery) -> TaskViews:
@@ -97,14 +97,14 @@ class Views:
         shown, committed = self._replicator.shown(), dict(self._replicator.committed)
         return await self._replicator.database.read(lambda conn: queue.page(conn, query, shown, committed))
 
-    async def _finished(self, ids: tuple[str, ...], wait_s: float) -> list[TaskView]:
+    async def _finished(self, ids: tuple[str, ...], owner: str, wait_s: float) -> list[TaskView]:
         """The tasks, as soon as one is finished or the wait is over."""
         deadline = self._clock.boot_s() + min(wait_s, WAIT_S_MAX)
         with self._waiters.on(ids) as event:
             while True:
                 event.clear()
                 shown, committed = self._replicator.shown(), dict(self._replicator.committed)
-                views = await self._replicator.database.read(partial(_views, ids, shown, committed))
+                views = await self._replicator.database.read(partial(_views, ids, owner, shown, committed))
                 left_s = deadline - self._clock.boot_s()
                 if left_s <= 0 or any(view.state in FINISHED for view in views):
                     return views
@@ -120,7 +120,8 @@ class Views:
         if query.after is not None or query.state not in (None, State.PENDING):
             return found
         specs = [spec for _, spec in await self._outbox.submits(query.limit)]
-        views = await self._outbox.submit_views([spec.id for spec in specs if query.name in (None, spec.name)])
+        fit = [spec.id for spec in specs if query.name in (None, spec.name) and query.owner in ("", spec.owner)]
+        views = await self._outbox.submit_views(fit)
         return TaskViews(tasks=(*reversed(views), *found.tasks), next=found.next)
 
     async def queued(self, query: TaskQuery) -> TaskView:
@@ -129,7 +130,7 @@ class Views:
         Raises:
             NotFound: It is not there either.
         """
-        for view in await self._outbox.submit_views(await self._outbox.find(query.id, 1)):
+        for view in await self._outbox.submit_views(await self._outbox.find(query.id, 1, query.owner)):
             return view
         raise NotFound(f"no task has an id that begins or ends with {query.id}")
 
@@ -162,6 +163,7 @@ class Views:
             split=str(kind),
             missing=tuple(self._peers.missing()) if kind or leader is None else (),
             merge=reports[0] if reports and now_ms - reports[0].at_ms < MERGE_SHOWN_MS else None,
+            insecure=self._config.insecure,
         )
 
     def _node(self, node: str, leader: str | None) -> NodeView:

@@ -63,7 +63,8 @@ class Pen:
         node: Its id.
         epoch: The epoch that it leads.
         majority: Whether a majority is behind it; what is finished under it then is marked so.
-        version: The protocol version that all replicas speak; with 1 no stories are written, which some could not keep.
+        version: The protocol version that all replicas speak; with 1 neither stories nor owners are written, which some
+            could not keep.
     """
 
     node: str
@@ -140,11 +141,11 @@ def write_tasks(conn: Connection, pen: Pen, tasks: Sequence[Task]) -> int:
     stamp = stories.stamp(pen.epoch, pen.node)
     rows = []
     for seq, task in enumerate(tasks, first):
-        id_, rank, majority, _, version, _, _, *rest, story = _task_row(task)
+        id_, rank, majority, _, version, _, _, *rest, story, owner = _task_row(task)
         if rank == 1 and pen.majority:
             majority = 1
-        story = stories.completed(story, stamp) if pen.version > 1 else b""
-        rows.append((id_, rank, majority, pen.epoch, version, pen.node, seq, *rest, story))
+        story, owner = (stories.completed(story, stamp), owner) if pen.version > 1 else (b"", "")
+        rows.append((id_, rank, majority, pen.epoch, version, pen.node, seq, *rest, story, owner))
     changed = _upsert(conn, UPSERT_TASKS, rows)
     _check_written(pen, changed, [task.epoch for task in tasks], "tasks")
     return first + len(tasks) - 1
@@ -223,7 +224,7 @@ def restamp(conn: Connection, pen: Pen, *, first: bool) -> int:
         StaleEpoch: The roster was written in a later epoch.
     """
     for table, (count_sql, insert_sql) in RESTAMP.items():
-        stamp = {"epoch": pen.epoch, "node": pen.node, "majority": int(pen.majority), "stories": pen.version > 1}
+        stamp = {"epoch": pen.epoch, "node": pen.node, "majority": int(pen.majority), "whole": pen.version > 1}
         (count,) = conn.execute(count_sql, stamp).fetchone()
         if count == 0:
             continue

@@ -35,6 +35,26 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def write_private(path: Path, text: str) -> None:
+    """Puts a text into a file that only its owner reads; all of it is on disk when this returns, or nothing is changed.
+
+    Raises:
+        DiskFull, DiskFailed: It can't be written; with the path.
+    """
+    beside = path.with_name(path.name + ".new")
+    try:
+        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(handle, text.encode())
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        beside.replace(path)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise disk_error(path, error) from error
+
+
 def stamp(wall_ms: int) -> str:
     """A time as a part of a file's name, in UTC."""
     return datetime.fromtimestamp(wall_ms / 1000, UTC).strftime("%Y%m%dT%H%M%SZ")

@@ -7,7 +7,6 @@ one that was set back would stamp its seqs a second time. So the database notes 
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from meshq.core.ids import is_id
 from meshq.errors import StoreError
 from meshq.store import meta
 from meshq.store.database import Connection
-from meshq.store.files import disk_error, sync_folder
+from meshq.store.files import disk_error, write_private
 
 ID_FILE = "node-id"
 _MACHINE_FILES = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
@@ -66,19 +65,7 @@ def write_id(data_dir: Path, node: str) -> None:
     Raises:
         DiskFull, DiskFailed: It can't be written; with the path.
     """
-    path = data_dir / ID_FILE
-    beside = path.with_suffix(".new")
-    try:
-        handle = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(handle, f"{node}\n".encode())
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-        beside.replace(path)
-        sync_folder(data_dir)
-    except OSError as error:
-        raise disk_error(path, error) from error
+    write_private(data_dir / ID_FILE, f"{node}\n")
 
 
 def whereabouts(path: Path) -> Noted:

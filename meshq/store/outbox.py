@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any, TypeVar
 
 import msgspec
 
+from meshq.core.limits import OUTBOX_TASKS_MAX
 from meshq.core.reports import TaskView
 from meshq.core.requests import Outcome, TaskSpec
 from meshq.core.task import State
+from meshq.errors import QueueFull
 from meshq.store.database import BaseDatabase, Connection
 from meshq.store.rows import as_json, pack
 
@@ -35,9 +38,11 @@ class Outbox:
     Args:
         database: With the schema `OUTBOX`; the simulator hands in an inline one.
         wall_ms: The wall clock, in milliseconds.
+        tasks_max: How many submitted tasks it takes.
     """
 
-    def __init__(self, database: BaseDatabase, wall_ms: Callable[[], int]) -> None:
+    def __init__(self, database: BaseDatabase, wall_ms: Callable[[], int], tasks_max: int = OUTBOX_TASKS_MAX) -> None:
+        self._tasks_max = tasks_max
         self._database = database
         self._wall_ms = wall_ms
 
@@ -55,7 +60,16 @@ class Outbox:
         return [(entry, boot, outcome) for entry, _, boot, outcome in entries]
 
     async def put_submits(self, specs: Sequence[TaskSpec]) -> None:
-        """Keeps tasks for the next leader; one whose id is here already is the same task."""
+        """Keeps tasks for the next leader; one whose id is here already is the same task.
+
+        Raises:
+            QueueFull: Too many wait already; none of these is kept.
+        """
+        if await self.count_submits() + len(specs) > self._tasks_max:
+            raise QueueFull(
+                f"there is no leader, and at most {self._tasks_max} tasks are kept here for the next one; try again "
+                "when there is one"
+            )
         await self._put(_SUBMIT, "", [(spec.id, pack(spec)) for spec in specs])
 
     async def submits(self, limit: int) -> list[tuple[int, TaskSpec]]:
@@ -82,16 +96,16 @@ class Outbox:
         """How many entries were set aside since the outbox was made."""
         return await self._number("SELECT count(*) FROM garbage")
 
-    async def find(self, text: str, limit: int = 6) -> list[str]:
-        """The ids of waiting tasks that begin or end with this."""
+    async def find(self, text: str, limit: int = 6, owner: str = "") -> list[str]:
+        """The ids of waiting tasks that begin or end with this; of this owner, or all without one."""
 
         def work(conn: Connection) -> list[str]:
             rows = conn.execute(
-                "SELECT task FROM entries WHERE kind = 'submit'"
-                " AND (substr(task, 1, :size) = :text OR substr(task, -:size) = :text) ORDER BY task LIMIT :limit",
-                {"text": text.lower(), "size": len(text), "limit": limit},
+                "SELECT task, body FROM entries WHERE kind = 'submit'"
+                " AND (substr(task, 1, :size) = :text OR substr(task, -:size) = :text) ORDER BY task",
+                {"text": text.lower(), "size": len(text)},
             )
-            return [task for (task,) in rows]
+            return list(islice((task for task, body in rows if not owner or _is_of(owner, body)), limit))
 
         return await self._database.read(work) if text else []
 
@@ -162,6 +176,11 @@ def _decode(kind: str, body: object) -> tuple[Any, str | None]:
         return None, str(error)
 
 
+def _is_of(owner: str, body: object) -> bool:
+    spec, _ = _decode(_SUBMIT, body)
+    return isinstance(spec, TaskSpec) and spec.owner == owner
+
+
 def _decoded(kind: str, rows: Sequence[tuple[int, int, str, Any]]) -> tuple[list[Entry[Any]], list[tuple[str, int]]]:
     good: list[Entry[Any]] = []
     bad: list[tuple[str, int]] = []
@@ -194,4 +213,5 @@ def _view(spec: TaskSpec, put_ms: int) -> TaskView:
         priority=spec.priority,
         submitted_ms=put_ms,
         queued=True,
+        owner=spec.owner,
     )

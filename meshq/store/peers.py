@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from meshq.core.limits import PEERS_MAX
 from meshq.store.database import Connection
 from meshq.store.rows import pack
 
@@ -23,11 +24,15 @@ class KnownPeer:
 
 
 def remember_peer(conn: Connection, node: str, name: str, addresses: tuple[str, ...], heard_ms: int) -> None:
-    """Keeps where a node was reached; the addresses that worked best come first."""
+    """Keeps where a node was reached, the addresses that worked best first; of too many, those heard long ago go."""
     conn.execute(
         "INSERT INTO peers (node, name, addresses, heard_ms) VALUES (?, ?, ?, ?) ON CONFLICT (node) DO UPDATE SET"
         " name = excluded.name, addresses = excluded.addresses, heard_ms = excluded.heard_ms",
         (node, name, pack(addresses), heard_ms),
+    )
+    conn.execute(
+        "DELETE FROM peers WHERE node IN (SELECT node FROM peers ORDER BY heard_ms DESC, node LIMIT -1 OFFSET ?)",
+        (PEERS_MAX,),
     )
 
 

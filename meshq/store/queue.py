@@ -41,9 +41,9 @@ from meshq.store.reads import (
 from meshq.store.rows import as_json
 
 __all__ = [
-    "Budget", "FinishDone", "adopt", "cancel", "claim", "clashes", "count_losses", "counts", "find", "finish", "get",
-    "get_many", "held", "next_due_ms", "open_count", "page", "payload_of", "present", "release", "reports",
-    "retry_spec", "running", "running_ids", "running_workers", "submit", "views",
+    "Budget", "FinishDone", "adopt", "cancel", "check_ids", "claim", "clashes", "count_losses", "counts", "find",
+    "finish", "get", "get_many", "held", "next_due_ms", "open_count", "page", "payload_of", "present", "release",
+    "reports", "retry_spec", "running", "running_ids", "running_workers", "submit", "views",
 ]  # fmt: skip
 
 _EPOCH, _WRITER, _SEQ = (COLUMNS.index(column) for column in ("epoch", "writer", "seq"))
@@ -83,25 +83,30 @@ def _task_of_spec(spec: TaskSpec, now_ms: int, inline: bool) -> Task:
         batch=spec.batch,
         submitted_ms=now_ms,
         story=moves.entry(moves.Move.SUBMIT, now_ms, None, _cause_of_submit(spec)),
+        owner=spec.owner,
     )
 
 
 def _cause_of_submit(spec: TaskSpec) -> str:
-    return f"submitted, as another run of {short(spec.retry_of)}" if spec.retry_of else "submitted"
+    cause = f"submitted with the credential {spec.owner}" if spec.owner else "submitted"
+    return f"{cause}, as another run of {short(spec.retry_of)}" if spec.retry_of else cause
 
 
-def _holders_of_keys(conn: Connection, keys: Iterable[str]) -> dict[str, str]:
+def _holders_of_keys(conn: Connection, keys: Iterable[str]) -> dict[tuple[str, str], str]:
+    """Which task has a key, by owner and key: nobody gets another's task by guessing its key, or leaves one there."""
     rows = conn.execute(
-        "SELECT key, min(id) FROM tasks WHERE key IN (SELECT value FROM json_each(?)) AND rank < 2 GROUP BY key",
+        "SELECT owner, key, min(id) FROM tasks WHERE key IN (SELECT value FROM json_each(?)) AND rank < 2"
+        " GROUP BY owner, key",
         (as_json(keys),),
     )
-    return dict(rows.fetchall())
+    return {(owner, key): id_ for owner, key, id_ in rows}
 
 
 def submit(
     conn: Connection, pen: Pen, specs: Sequence[TaskSpec], now_ms: int, inline_bytes_max: int
 ) -> tuple[str, ...]:
-    """Keeps new tasks. One whose id is there is the same task; one whose key is there is the task that has the key.
+    """Keeps new tasks. One whose id is there is the same task; one whose key is there, of the same owner, is the task
+    that has the key.
 
     Args:
         conn: In one transaction.
@@ -121,7 +126,7 @@ def submit(
         id_ = spec.id
         if id_ not in there and id_ not in new:
             if spec.key is not None:
-                id_ = by_key.setdefault(spec.key, id_)
+                id_ = by_key.setdefault((spec.owner, spec.key), id_)
             if id_ == spec.id:
                 inline = len(spec.payload) <= inline_bytes_max
                 new[id_] = _task_of_spec(spec, now_ms, inline)
@@ -136,6 +141,22 @@ def present(conn: Connection, ids: Iterable[str]) -> set[str]:
     """Those of these tasks that are here."""
     rows = conn.execute("SELECT id FROM tasks WHERE id IN (SELECT value FROM json_each(?))", (as_json(ids),))
     return {id_ for (id_,) in rows}
+
+
+def check_ids(conn: Connection, specs: Sequence[TaskSpec]) -> None:
+    """Whether those of these tasks that are here belong to who submits them now.
+
+    Raises:
+        Conflict: One is another's.
+    """
+    rows = conn.execute(
+        "SELECT id, owner FROM tasks WHERE id IN (SELECT value FROM json_each(?))",
+        (as_json(spec.id for spec in specs),),
+    )
+    owners = dict(rows.fetchall())
+    for spec in specs:
+        if owners.get(spec.id, spec.owner) != spec.owner:
+            raise Conflict(f"the id {spec.id} is taken; leave it out, and the task gets one of its own")
 
 
 # -- claims ----------------------------------------------------------------------------------------------
@@ -265,7 +286,7 @@ def cancel(conn: Connection, pen: Pen, id_: str, now_ms: int) -> Task:
 
 
 def retry_spec(conn: Connection, id_: str, new_id: str) -> TaskSpec:
-    """A new task like this finished one, which it names; without its key, which belongs to the old one.
+    """A new task like this finished one, which it names, of the same owner; without its key, which the old one has.
 
     Raises:
         NotFound: There is none of this whole id.
@@ -287,6 +308,7 @@ def retry_spec(conn: Connection, id_: str, new_id: str) -> TaskSpec:
         backoff_s=task.backoff_s,
         retry_of=task.id,
         batch=task.batch,
+        owner=task.owner,
     )
 
 

@@ -28,10 +28,12 @@ CANDIDATES_MAX = 5
 TASK_COLUMNS = ", ".join(f"tasks.{column}" for column in COLUMNS)
 _VIEW_FIELDS = (
     "id", "name", "state", "attempt", "error", "retry_of", "priority", "worker", "failures", "crashes",
-    "losses", "submitted_ms", "started_ms", "finished_ms",
+    "losses", "submitted_ms", "started_ms", "finished_ms", "owner",
 )  # fmt: skip
 _VIEW_COLUMNS = ", ".join(f"tasks.{column}" for column in (*_VIEW_FIELDS, "majority", "writer", "seq"))
 _AMONG = "tasks.id IN (SELECT value FROM json_each(?))"
+# With the second condition SQLite knows that the index of owned tasks holds all that are asked for.
+_OWNED = " AND tasks.owner = :owner AND tasks.owner <> ''"
 
 
 def task_of(row: Sequence[Any]) -> Task:
@@ -39,15 +41,17 @@ def task_of(row: Sequence[Any]) -> Task:
     return Task(**dict(zip(COLUMNS, row, strict=True)))
 
 
-def find(conn: Connection, text: str) -> str:
-    """The id that this is, or is the unique beginning or end of.
+def find(conn: Connection, text: str, owner: str = "") -> str:
+    """The id that this is, or is the unique beginning or end of; among the tasks of this owner, or all without one.
 
     Raises:
         NotFound: There is none, or the text is too short to look for.
         Ambiguous: There is more than one; the message names some.
     """
     text = text.lower()
-    if conn.execute("SELECT 1 FROM tasks WHERE id = ? AND rank < 2", (text,)).fetchone():
+    owned = _OWNED if owner else ""
+    asked = {"text": text, "size": len(text), "limit": CANDIDATES_MAX + 1, "owner": owner}
+    if conn.execute(f"SELECT 1 FROM tasks WHERE id = :text AND rank < 2{owned}", asked).fetchone():
         return text
     if len(text) >= ID_LENGTH:
         raise NotFound(f"there is no task {text!r}")
@@ -57,8 +61,8 @@ def find(conn: Connection, text: str) -> str:
         id_
         for (id_,) in conn.execute(
             "SELECT id FROM tasks WHERE ((id >= :text AND id < :text || char(0x10ffff)) OR substr(id, -:size) = :text)"
-            " AND rank < 2 LIMIT :limit",
-            {"text": text, "size": len(text), "limit": CANDIDATES_MAX + 1},
+            f" AND rank < 2{owned} LIMIT :limit",
+            asked,
         )
     ]
     if not found:
@@ -109,6 +113,7 @@ def views(
     shown: Mapping[str, int] | None = None,
     committed: Mapping[str, int] | None = None,
     with_result: bool = False,
+    owner: str = "",
 ) -> list[TaskView]:
     """The tasks of these whole ids as people see them, in this order; those that are not here are left out.
 
@@ -120,11 +125,14 @@ def views(
         shown: Up to where versions are shown: what is finished beyond it is shown as not finished yet. None shows all.
         committed: What is known committed: what is finished beyond it has no majority. None stands for `shown`.
         with_result: Whether the results come along.
+        owner: Only tasks of this owner; all without one.
     """
     result = "coalesce(tasks.result, payloads.body)" if with_result else "NULL"
     join = "LEFT JOIN payloads ON payloads.ref = tasks.result_ref" if with_result else ""
     rows = conn.execute(
-        f"SELECT {result}, {_VIEW_COLUMNS} FROM tasks {join} WHERE {_AMONG} AND tasks.rank < 2", (as_json(ids),)
+        f"SELECT {result}, {_VIEW_COLUMNS} FROM tasks {join} WHERE tasks.id IN (SELECT value FROM json_each(:ids))"
+        f" AND tasks.rank < 2{_OWNED if owner else ''}",
+        {"ids": as_json(ids), "owner": owner},
     )
     found = {row[1]: _view(row[1:], shown, committed, row[0]) for row in _fitting(rows)}
     return [found[id_] for id_ in dict.fromkeys(ids) if id_ in found]
@@ -150,6 +158,9 @@ def page(
     if query.name is not None:
         conditions.append("name = ?")
         values.append(query.name)
+    if query.owner:
+        conditions.append("owner = ? AND owner <> ''")
+        values.append(query.owner)
     if query.after is not None:
         conditions.append("id < ?")
         values.append(query.after)

@@ -64,6 +64,7 @@ class TaskRow(msgspec.Struct, array_like=True, tag="task", frozen=True):
     started_ms: _Whole | None
     finished_ms: _Whole | None
     story: Annotated[bytes, Meta(max_length=4 * STORY_BYTES_MAX)] = b""
+    owner: Annotated[str, Meta(max_length=limits.CREDENTIAL_NAME_CHARS_MAX)] = ""
 
 
 class PayloadRow(msgspec.Struct, array_like=True, tag="payload", frozen=True):

@@ -34,7 +34,8 @@ CREATE TABLE tasks (
     submitted_ms INTEGER NOT NULL,
     started_ms INTEGER,
     finished_ms INTEGER,
-    story BLOB NOT NULL DEFAULT x''
+    story BLOB NOT NULL DEFAULT x'',
+    owner TEXT NOT NULL DEFAULT ''
 );
 
 CREATE INDEX tasks_stamp ON tasks (writer, seq);
@@ -44,9 +45,11 @@ CREATE INDEX tasks_due ON tasks (not_before_ms) WHERE state = 'pending' AND not_
 CREATE INDEX tasks_running ON tasks (worker) WHERE state = 'running';
 CREATE INDEX tasks_finished ON tasks (finished_ms) WHERE rank = 1;
 CREATE INDEX tasks_key ON tasks (key, id) WHERE key IS NOT NULL;
+CREATE INDEX tasks_owner ON tasks (owner, id) WHERE owner <> '';
 
 -- Large arguments and results: rows of their own, so that a task's moves do not send them again. Those of a task
--- are named TASK/args, TASK/result/..., and TASK/clash/... for an outcome that lost; reports of merges merge/....
+-- are named TASK/args, TASK/result/..., and TASK/clash/... for an outcome that lost; reports of merges merge/...;
+-- credentials credential/NAME, and credential/NAME/revoked once they are valid no more.
 CREATE TABLE payloads (
     ref TEXT NOT NULL PRIMARY KEY,
     epoch INTEGER NOT NULL,

@@ -106,7 +106,8 @@ RESTAMP = {
         "tasks", COLUMNS, _TASK_CONFLICT,
         {
             "majority": "CASE WHEN t.rank = 1 THEN max(t.majority, :majority) ELSE t.majority END",
-            "story": "CASE WHEN :stories THEN t.story ELSE x'' END",
+            "story": "CASE WHEN :whole THEN t.story ELSE x'' END",
+            "owner": "CASE WHEN :whole THEN t.owner ELSE '' END",
         },
     ),
 }  # fmt: skip

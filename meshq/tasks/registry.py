@@ -13,7 +13,8 @@ import sys
 import traceback
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
 
@@ -93,9 +94,32 @@ class Registry:
             raise UnknownTask(f"no task is called {name!r:.80}; {hint}")
         return function
 
-    def infos(self) -> tuple[TaskInfo, ...]:
-        """What is told about each task, sorted by name."""
-        return tuple(describe(self._functions[name], name) for name in self.names())
+    def allowed(self, patterns: Collection[str]) -> tuple[str, ...]:
+        """The names of the tasks that fit one of these patterns, sorted; all where there is no pattern.
+
+        Args:
+            patterns: A task's name (`primes`), a module (`mytasks`), or a task in one (`mytasks.render`), where `*`
+                stands for any characters.
+
+        Raises:
+            ConfigError: None fits.
+        """
+        if not patterns:
+            return self.names()
+        found = tuple(name for name in self.names() if self._fits(name, patterns))
+        if not found:
+            shown = ", ".join(patterns)
+            raise ConfigError(f"allow = {shown}: no task that was loaded fits; there are {', '.join(self.names())}")
+        return found
+
+    def _fits(self, name: str, patterns: Iterable[str]) -> bool:
+        module = self._functions[name].__module__
+        called = (name, module, f"{module}.{name}")
+        return any(fnmatchcase(each, pattern) for pattern in patterns for each in called)
+
+    def infos(self, names: Iterable[str] | None = None) -> tuple[TaskInfo, ...]:
+        """What is told about each of these tasks; about all, sorted by name, where none are named."""
+        return tuple(describe(self._functions[name], name) for name in (self.names() if names is None else names))
 
 
 DEFAULT = Registry()

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, Final, TypeVar
 
@@ -45,7 +45,7 @@ RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "attempt": (0, limits.ATTEMPT_MAX),
     "not_before_ms": (0, limits.TIME_MS_MAX),
 }
-# The longest text, tuple or map, by message and field. A text of any other field is held by the frame's cap alone.
+# The longest text, tuple or map, by message and field; `_LONGEST` has those of all others.
 LENGTHS_MAX: Final[Mapping[tuple[str, str], int]] = {
     ("Get", "node"): limits.ID_CHARS_MAX,
     ("Get", "boot"): limits.ID_CHARS_MAX,
@@ -57,6 +57,15 @@ LENGTHS_MAX: Final[Mapping[tuple[str, str], int]] = {
     ("TaskSpec", "retry_of"): limits.ID_CHARS_MAX,
     ("Hello", "addresses"): limits.HINTS_MAX,
     ("Hello", "peers"): limits.HINTS_MAX,
+    ("Hello", "hears"): limits.ROSTER_MAX,
+    ("Hello", "dissolved"): limits.ROSTER_MAX,
+    ("Roster", "members"): limits.ROSTER_MAX,
+    ("Roster", "absorbed"): limits.ROSTER_MAX,
+    ("VoteAnswer", "vector"): limits.WRITERS_MAX,
+    ("Pull", "vector"): limits.WRITERS_MAX,
+    ("Rows", "vector"): limits.WRITERS_MAX,
+    ("Rows", "committed"): limits.WRITERS_MAX,
+    ("Rows", "dropped"): limits.WRITERS_MAX,
     ("PeerHint", "addresses"): limits.HINTS_MAX,
     ("TaskSpec", "name"): limits.NAME_CHARS_MAX,
     ("TaskSpec", "key"): limits.KEY_CHARS_MAX,
@@ -64,12 +73,29 @@ LENGTHS_MAX: Final[Mapping[tuple[str, str], int]] = {
     ("Submit", "tasks"): limits.BATCH_TASKS_MAX,
     ("Submitted", "ids"): limits.BATCH_TASKS_MAX,
     ("Get", "holds"): limits.CLAIMS_MAX,
+    ("Get", "names"): limits.TASK_NAMES_MAX,
+    ("Heartbeat", "tasks"): limits.TASK_NAMES_MAX,
+    ("Hello", "name"): limits.NAME_CHARS_MAX,
+    ("Heartbeat", "name"): limits.NAME_CHARS_MAX,
+    ("Refused", "code"): limits.WORD_CHARS_MAX,
+    ("VoteAnswer", "reason"): limits.WORD_CHARS_MAX,
+    ("RenewAnswer", "reason"): limits.WORD_CHARS_MAX,
+    ("TaskInfo", "params"): limits.PARAMS_MAX,
+    ("Param", "choices"): limits.PARAMS_MAX,
     ("Got", "jobs"): limits.JOBS_PER_GET_MAX,
     ("Heartbeat", "running"): limits.CLAIMS_MAX,
     ("Outcome", "error"): limits.ERROR_BYTES_MAX,
     ("SubmitResult", "outcomes"): limits.OUTCOMES_MAX,
     ("WaitQuery", "ids"): limits.WAIT_IDS_MAX,
     ("Forget", "node"): limits.NAME_CHARS_MAX,
+    **{
+        (name, "owner"): limits.CREDENTIAL_NAME_CHARS_MAX
+        for name in ("Call", "TaskSpec", "TaskQuery", "WaitQuery", "TasksQuery", "Cancel", "Retry", "TaskStoryQuery")
+    },
+    **{
+        (name, "name"): limits.CREDENTIAL_NAME_CHARS_MAX
+        for name in ("CredentialAdd", "CredentialRevoke", "CredentialsQuery")
+    },
 }
 
 
@@ -180,7 +206,7 @@ def out_of_range(name: str, value: float) -> str | None:
 def _faults(message: Any, prefix: str) -> Iterator[tuple[str, str]]:
     """The fields that are wrong, each with the reason."""
     cls: Any = type(message)
-    for cap_key, name in _fields(cls):
+    for name, longest in _fields(cls):
         value = getattr(message, name)
         kind = type(value)
         if kind is int or kind is float:
@@ -188,16 +214,17 @@ def _faults(message: Any, prefix: str) -> Iterator[tuple[str, str]]:
             if reason is not None:
                 yield prefix + name, reason
         elif kind in _SIZED:
-            longest = LENGTHS_MAX.get(cap_key)
-            if longest is not None and len(value) > longest:
-                yield prefix + name, f"has {len(value)} {_SIZED[kind]}; at most {longest} are allowed"
-            elif not value and cap_key in FILLED:
+            if len(value) > longest.get(kind, limits.FRAME_BYTES_MAX):
+                yield prefix + name, f"has {len(value)} {_SIZED[kind]}; at most {longest[kind]} are allowed"
+            elif not value and (cls.__name__, name) in FILLED:
                 yield prefix + name, "must not be empty"
             elif kind is dict:
-                yield from _vector_faults(value, prefix + name)
+                yield from _map_faults(value, prefix + name)
             elif kind is tuple and value and dataclasses.is_dataclass(value[0]):
                 for index, part in enumerate(value):
                     yield from _faults(part, f"{prefix}{name}[{index}].")
+            elif kind is tuple:
+                yield from _word_faults(value, prefix + name)
         elif dataclasses.is_dataclass(value):
             yield from _faults(value, f"{prefix}{name}.")
 
@@ -205,21 +232,37 @@ def _faults(message: Any, prefix: str) -> Iterator[tuple[str, str]]:
 _SIZED: Final[Mapping[type, str]] = {str: "characters", bytes: "bytes", tuple: "entries", dict: "entries"}
 
 
-def _vector_faults(values: dict[str, Any], path: str) -> Iterator[tuple[str, str]]:
+def _map_faults(values: dict[str, Any], path: str) -> Iterator[tuple[str, str]]:
+    yield from _word_faults(values, path)
     for key, value in values.items():
         if type(value) is int and not 0 <= value <= _INT_MAX:
             yield f"{path}[{key[:40]!r}]", f"must be from 0 to {_INT_MAX}, not {value}"
+        elif type(value) is str:
+            yield from _word_faults((value,), f"{path}[{key[:40]!r}]")
+
+
+def _word_faults(words: Iterable[Any], path: str) -> Iterator[tuple[str, str]]:
+    """The words of a list, or the keys of a map, that are too long."""
+    for word in words:
+        if type(word) is str and len(word) > limits.ITEM_CHARS_MAX:
+            yield path, f"{word[:40]!r}… has {len(word)} characters; at most {limits.ITEM_CHARS_MAX} are allowed"
 
 
 # Of these types there is nothing to check beyond the type, unless the field has a cap.
-_FREE: Final = frozenset({"str", "str | None", "bytes", "bytes | None", "bool", "tuple[str, ...]"})
+_FREE: Final = frozenset({"bytes", "bytes | None", "bool"})
+_LONGEST: Final[Mapping[type, int]] = {
+    str: limits.TEXT_CHARS_MAX, tuple: limits.ENTRIES_MAX, dict: limits.ENTRIES_MAX,
+}  # fmt: skip
 
 
 @cache
-def _fields(cls: Any) -> tuple[tuple[tuple[str, str], str], ...]:
-    """The fields that need a look, each with its key in `LENGTHS_MAX`."""
-    keys = [((cls.__name__, field.name), field) for field in dataclasses.fields(cls)]
-    return tuple((key, field.name) for key, field in keys if field.type not in _FREE or key in LENGTHS_MAX)
+def _fields(cls: Any) -> tuple[tuple[str, Mapping[type, int]], ...]:
+    """The fields that need a look, each with the longest value of each type."""
+    return tuple(
+        (field.name, dict.fromkeys(_SIZED, own) if (own := LENGTHS_MAX.get((cls.__name__, field.name))) else _LONGEST)
+        for field in dataclasses.fields(cls)
+        if field.type not in _FREE or (cls.__name__, field.name) in LENGTHS_MAX
+    )
 
 
 @cache

@@ -21,6 +21,7 @@ import msgspec
 from aiohttp import web
 
 from meshq.core import ids, limits
+from meshq.core.limits import BACKLOG_BYTES_MAX, BACKLOG_MAX, IN_FLIGHT_MAX
 from meshq.core.messages import Done, Refused
 from meshq.core.ports import Handler
 from meshq.errors import Malformed, MeshqError, TooLarge, Unreachable, from_wire
@@ -32,8 +33,6 @@ log = logging.getLogger(__name__)
 WebSocket = aiohttp.ClientWebSocketResponse | web.WebSocketResponse
 Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None] | None"]
 
-IN_FLIGHT_MAX: Final = 1024
-BACKLOG_MAX: Final = 8192
 WINDOW_PARTS: Final = 4
 
 
@@ -99,6 +98,8 @@ class Connection:
         self._streams: dict[int, asyncio.Queue[tuple[Kind, bytes] | None]] = {}
         self._serving: dict[int, _Serving] = {}
         self._backlog = 0
+        self._backlog_bytes = 0
+        self._refusals = 0
         self._slots = asyncio.Semaphore(IN_FLIGHT_MAX)
 
     # -- asking ------------------------------------------------------------------------------------------
@@ -257,13 +258,19 @@ class Connection:
                     self._serving[number].credit.release()
 
     def _on_request(self, number: int, content: bytes) -> None:
-        if self._backlog >= BACKLOG_MAX:
+        if self._backlog >= BACKLOG_MAX or self._backlog_bytes + len(content) > BACKLOG_BYTES_MAX:
             self._count("request_busy")
-            self._spawn(self._send_quietly(Kind.END, number, codec.encode(_refused(Busy()))))
+            if self._refusals >= IN_FLIGHT_MAX:
+                raise Malformed("more and more requests come, and no answer is read")
+            self._refusals += 1
+            if self._spawn(self._serve_busy(number)) is None:
+                self._refusals -= 1
             return
         self._backlog += 1
+        self._backlog_bytes += len(content)
         if self._spawn(self._serve(number, content)) is None:
             self._backlog -= 1
+            self._backlog_bytes -= len(content)
 
     def _on_stream(self, number: int, content: bytes) -> None:
         if number in self._serving or len(self._serving) >= IN_FLIGHT_MAX:
@@ -287,18 +294,27 @@ class Connection:
         future = self._waiting.get(number)
         if future is not None and not future.done():
             future.set_result(content)
-        elif number in self._streams:
-            self._streams[number].put_nowait((Kind.END, content))
+        elif (parts := self._streams.get(number)) is not None:
+            if parts.qsize() > WINDOW_PARTS + 1:
+                raise Malformed("an answer in parts ended again and again")
+            parts.put_nowait((Kind.END, content))
         else:
             self._count("late_answer")
 
     async def _serve(self, number: int, content: bytes) -> None:
+        # Until the answer is gone: who asks and reads nothing must not make answers pile up.
         try:
             async with self._slots:
-                answer = await self._answered(content)
+                await self._end(number, await self._answered(content))
         finally:
             self._backlog -= 1
-        await self._end(number, answer)
+            self._backlog_bytes -= len(content)
+
+    async def _serve_busy(self, number: int) -> None:
+        try:
+            await self._end(number, _refused(Busy()))
+        finally:
+            self._refusals -= 1
 
     async def _answered(self, content: bytes) -> Any:
         try:

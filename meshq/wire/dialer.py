@@ -69,6 +69,7 @@ class Dialer:
         self._targets: dict[tuple[str, ...], _Target] = {}
         self._worked: dict[str, str] = {}
         self._mine: dict[str, float] = {}
+        self._calls = asyncio.Semaphore(limits.CALLS_MAX)
         self._running = False
 
     def start(self) -> None:
@@ -82,6 +83,7 @@ class Dialer:
         key = (node,) if node is not None else ("", *addresses)
         known = self._targets.get(key)
         if known is None:
+            self._make_room()
             known = self._targets[key] = _Target(node, list(addresses[: limits.HINTS_MAX]))
             if self._running:
                 known.task = self._spawn(self._keep(known))
@@ -91,9 +93,23 @@ class Dialer:
 
     def forget(self, node: str) -> None:
         """See `Links.forget`."""
-        target = self._targets.pop((node,), None)
+        self._give_up((node,))
+
+    def _give_up(self, key: tuple[str, ...]) -> None:
+        target = self._targets.pop(key, None)
         if target is not None and target.task is not None:
             target.task.cancel()
+
+    def _make_room(self) -> None:
+        """Of too many nodes that nobody but strangers has told of, the one that was told first is called no more."""
+        unproved = [key for key, target in self._targets.items() if not self._is_proved(target)]
+        if len(unproved) >= limits.UNPROVED_MAX:
+            self._give_up(unproved[0])
+
+    def _is_proved(self, target: _Target) -> bool:
+        """Whether the user named it, or it was ever linked."""
+        node = target.node
+        return node is None or node in self._worked or len(self._board.missing(node)) < len(KINDS)
 
     def worked(self, node: str) -> str | None:
         """The address at which this node answered last."""
@@ -144,7 +160,7 @@ class Dialer:
         """Opens one link, trying the addresses until the right node is found."""
         left = self._candidates(target)
         while left:
-            won = await _race(left, lambda address: self._board.connect(address, kind))
+            won = await _race(left, lambda address: self._board.connect(address, kind), self._calls)
             if won is None:
                 return False
             address, socket = won
@@ -167,8 +183,14 @@ class Dialer:
         return [address for address in dict.fromkeys(filter(None, addresses)) if address not in self._mine]
 
 
-async def _race(addresses: Sequence[str], connect: Callable[[str], Awaitable[Socket]]) -> tuple[str, Socket] | None:
-    """The first of these addresses that answers; each gets a head start before the next one is tried."""
+async def _race(
+    addresses: Sequence[str], connect: Callable[[str], Awaitable[Socket]], calls: asyncio.Semaphore
+) -> tuple[str, Socket] | None:
+    """The first of these addresses that answers; each gets a head start before the next one is tried.
+
+    Args:
+        calls: How many may be under way at once, whoever makes them.
+    """
     first: asyncio.Future[tuple[str, Socket] | None] = asyncio.get_running_loop().create_future()
     failed = 0
 
@@ -176,7 +198,7 @@ async def _race(addresses: Sequence[str], connect: Callable[[str], Awaitable[Soc
         nonlocal failed
         await asyncio.sleep(place * STAGGER_S)
         try:
-            async with asyncio.timeout(CONNECT_S):
+            async with calls, asyncio.timeout(CONNECT_S):
                 socket = await connect(address)
         except (OSError, TimeoutError, aiohttp.ClientError, ValueError, Malformed) as error:
             log.debug("nobody at %s: %s", address, error)

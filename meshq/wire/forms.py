@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar
 
@@ -18,8 +17,6 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 OUTCOME_KINDS: Final = ("done", "failed", "crashed", "released")
 STATES: Final = tuple(sorted(state.value for state in OPEN | FINISHED))
-# How many tasks of a batch are read before others get their turn on the event loop.
-_BATCH_STEP: Final = 500
 
 
 class TaskForm(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -62,16 +59,18 @@ class ResultForm(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     outcomes: list[OutcomeForm]
 
 
-async def submit(body: dict[str, Any], new_id: Callable[[], str], wall_ms: Callable[[], int]) -> Submit:
+def submit(body: dict[str, Any], new_id: Callable[[], str], wall_ms: Callable[[], int], owner: str = "") -> Submit:
     """The request that the body of /submit-task means: one task, or `{"tasks": [...]}`.
 
     Args:
         body: The map in the body.
         new_id: Makes the id of a task that has none.
         wall_ms: Now, for `delay_s`.
+        owner: The credential of who sent it; empty for who has the cluster's key.
 
     Raises:
         Malformed: It names the task and the option that is wrong, and what is allowed.
+        TooLarge: Too many arguments, where `count` repeats them.
     """
     whole_batch = "tasks" in body
     forms = body["tasks"] if whole_batch else [body]
@@ -80,14 +79,18 @@ async def submit(body: dict[str, Any], new_id: Callable[[], str], wall_ms: Calla
     if whole_batch and len(body) > 1:
         raise Malformed(f"beside tasks there must be no {', '.join(sorted(set(body) - {'tasks'}))[:100]}")
     specs: list[TaskSpec] = []
+    size_bytes = 0
     for index, form in enumerate(forms):
         where = f"tasks[{index}]." if whole_batch else ""
-        for spec in _specs(form, where, new_id, wall_ms()):
+        for spec in _specs(form, where, new_id, wall_ms(), owner):
             specs.append(spec)
+            size_bytes += len(spec.payload)
+            if size_bytes > limits.SUBMIT_BYTES_MAX:
+                # With `count` a small body means a lot.
+                most = f"{limits.SUBMIT_BYTES_MAX} bytes"
+                raise TooLarge(f"the arguments of all tasks take more than {most} together; submit them in parts")
             if len(specs) > limits.BATCH_TASKS_MAX:
                 raise Malformed(f"more than {limits.BATCH_TASKS_MAX} tasks at once; submit them in parts")
-            if len(specs) % _BATCH_STEP == 0:
-                await asyncio.sleep(0)
     return Submit(tasks=tuple(specs))
 
 
@@ -165,7 +168,7 @@ def well_formed(request: Any) -> None:
         raise Malformed(f"a text outside of arguments and results is no Unicode: {error}") from error
 
 
-def _specs(form_body: Any, where: str, new_id: Callable[[], str], now_ms: int) -> Iterator[TaskSpec]:
+def _specs(form_body: Any, where: str, new_id: Callable[[], str], now_ms: int, owner: str) -> Iterator[TaskSpec]:
     form = _converted(form_body, TaskForm, where)
     for name in ("count", "delay_s"):
         value = getattr(form, name)
@@ -188,7 +191,7 @@ def _specs(form_body: Any, where: str, new_id: Callable[[], str], now_ms: int) -
         spec = TaskSpec(
             id=form.id or new_id(), name=form.name, payload=payload, priority=form.priority,
             not_before_ms=not_before_ms, timeout_s=form.timeout_s, retries=form.retries, backoff_s=form.backoff_s,
-            key=form.key, batch=form.batch,
+            key=form.key, batch=form.batch, owner=owner,
         )  # fmt: skip
         codec.check(spec, where)
         yield spec
@@ -199,7 +202,7 @@ def _payload(form: TaskForm, where: str) -> bytes:
         if form.args is not None or form.kwargs is not None:
             raise Malformed(f"{where}payload: stands for args and kwargs, which can't be given beside it")
         try:
-            values.unpack_arguments(form.payload)
+            values.unpack_arguments(form.payload, parts_max=limits.PARTS_MAX)
         except Malformed as error:
             raise Malformed(f"{where}payload: {error}") from error
         return form.payload

@@ -25,7 +25,7 @@ class Identity:
     Args:
         node: Its id.
         boot: Its present life, an id too: of two lives of one node the greater is the younger.
-        cluster_hash: What `core.ids.cluster_hash` makes of the cluster's name.
+        cluster_hash: What stands for the cluster, with the name and key of it hidden.
         port: Where it listens; 0 where it doesn't.
         version: The newest protocol version that it speaks.
         oldest: The oldest one, from 1 to `version`; it speaks all in between.

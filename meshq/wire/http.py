@@ -6,16 +6,22 @@ Every error has the body `{code, message, retryable}` and the status of its clas
 from __future__ import annotations
 
 import logging
-import socket
-from collections.abc import Awaitable, Callable
-from typing import Any, Final, Protocol
+from collections.abc import Awaitable, Callable, Collection
+from functools import partial
+from typing import Any, Final, Protocol, TypeVar
 
 from aiohttp import web
 
+from meshq.core import access, limits
+from meshq.core.messages import Hello
 from meshq.core.requests import (
     Answer,
     Cancel,
+    ChangeKey,
     ClusterStoryQuery,
+    CredentialAdd,
+    CredentialRevoke,
+    CredentialsQuery,
     Forget,
     Get,
     HealthQuery,
@@ -27,14 +33,18 @@ from meshq.core.requests import (
     StatsQuery,
     StatusQuery,
     Stop,
+    Submit,
+    SubmitResult,
     Submitted,
     TaskQuery,
     TasksQuery,
     TaskStoryQuery,
     WaitQuery,
 )
-from meshq.errors import Malformed, MeshqError, NotFound, Stopping
-from meshq.wire import bodies, codec, forms, views
+from meshq.errors import Forbidden, Malformed, MeshqError, NotFound, Stopping
+from meshq.wire import bodies, callers, codec, forms, shares, views
+from meshq.wire.callers import Caller
+from meshq.wire.waits import Waits
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +53,9 @@ Endpoint = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 class Service(Protocol):
     """What the node does with a request, whoever brings it."""
+
+    async def admit(self, owner: str, kind: type) -> None:
+        """Raises MeshqError unless who brings this credential may send requests of this class."""
 
     async def call(self, request: Request, *, local: bool) -> Answer:
         """The answer; `local` where it came over the Unix socket. Raises MeshqError."""
@@ -56,12 +69,6 @@ class Peers(Protocol):
 
     async def hang_up(self) -> None:
         """Closes all links."""
-
-
-class Forbidden(MeshqError):
-    """This is not allowed from there."""
-
-    code, status = "forbidden", 403
 
 
 class NoSuchPath(NotFound):
@@ -84,6 +91,9 @@ class Gate:
 
 
 GATE: Final = web.AppKey("gate", Gate)
+CALLER: Final = web.RequestKey("caller", Caller)
+W = TypeVar("W", Get, Heartbeat, SubmitResult)
+R = TypeVar("R")
 _NEW_WORK: Final = frozenset({"/submit-task", "/get-task"})
 
 
@@ -94,6 +104,9 @@ def build_app(
     new_id: Callable[[], str],
     wall_ms: Callable[[], int],
     body_bytes_max: int,
+    trusted: Callable[[], Collection[str]] | None = None,
+    body_s: float = limits.BODY_S,
+    answer_s: float = limits.ANSWER_S,
 ) -> web.Application:
     """The application with all paths.
 
@@ -103,33 +116,40 @@ def build_app(
         new_id: Makes ids for tasks that come without.
         wall_ms: Milliseconds since the Unix epoch, for delays.
         body_bytes_max: The longest body.
+        trusted: The names of the keys that open something now; None where callers at the port prove nothing.
+        body_s: How long a body may take to arrive.
+        answer_s: How long a caller may take to read an answer.
     """
     gate = Gate()
-    app = web.Application(middlewares=[_guard(gate)], client_max_size=body_bytes_max)
+    app = web.Application(middlewares=[_guard(gate, trusted, answer_s=answer_s)])
     app[GATE] = gate
-    paths = _Paths(service, new_id, wall_ms, body_bytes_max)
+    paths, to = _Paths(service, new_id, wall_ms, bodies.Bodies(body_bytes_max, body_s)), partial(_admitted, service)
     app.add_routes([
-        web.post("/submit-task", paths.submit_task),
-        web.post("/get-task", paths.get_task),
-        web.post("/submit-result", paths.submit_result),
-        web.post("/heartbeat", paths.heartbeat),
-        web.get("/task/{id}", paths.task),
-        web.post("/task/{id}/cancel", paths.cancel),
-        web.post("/task/{id}/retry", paths.retry),
-        web.get("/task/{id}/explain", paths.task_story),
-        web.get("/tasks", paths.tasks),
-        web.post("/wait", paths.wait),
-        web.get("/status", paths.status),
-        web.get("/stats", paths.stats),
-        web.get("/health", paths.health),
-        web.get("/explain", paths.cluster_story),
-        web.post("/stop", paths.stop),
-        web.post("/leave", paths.leave),
-        web.post("/recover", paths.recover),
-        web.post("/forget/{node}", paths.forget),
+        web.post("/submit-task", to(Submit, paths.submit_task)),
+        web.post("/get-task", to(Get, paths.get_task)),
+        web.post("/submit-result", to(SubmitResult, paths.submit_result)),
+        web.post("/heartbeat", to(Heartbeat, paths.heartbeat)),
+        web.get("/task/{id}", to(TaskQuery, paths.task)),
+        web.post("/task/{id}/cancel", to(Cancel, paths.cancel)),
+        web.post("/task/{id}/retry", to(Retry, paths.retry)),
+        web.get("/task/{id}/explain", to(TaskStoryQuery, paths.task_story)),
+        web.get("/tasks", to(TasksQuery, paths.tasks)),
+        web.post("/wait", to(WaitQuery, paths.wait)),
+        web.get("/status", to(StatusQuery, paths.status)),
+        web.get("/stats", to(StatsQuery, paths.stats)),
+        web.get("/health", to(HealthQuery, paths.health)),
+        web.get("/explain", to(ClusterStoryQuery, paths.cluster_story)),
+        web.post("/stop", to(Stop, paths.stop)),
+        web.post("/leave", to(Stop, paths.leave)),
+        web.post("/recover", to(Recover, paths.recover)),
+        web.post("/key/{step}", to(ChangeKey, paths.change_key)),
+        web.post("/forget/{node}", to(Forget, paths.forget)),
+        web.post("/credential/{name}", to(CredentialAdd, paths.credential_add)),
+        web.post("/credential/{name}/revoke", to(CredentialRevoke, paths.credential_revoke)),
+        web.get("/credentials", to(CredentialsQuery, paths.credentials)),
     ])  # fmt: skip
     if peers is not None:
-        app.router.add_get("/peer", peers.accept, allow_head=False)
+        app.router.add_get("/peer", to(Hello, peers.accept), allow_head=False)
 
         async def hang_up(_: web.Application) -> None:
             await peers.hang_up()
@@ -138,32 +158,30 @@ def build_app(
     return app
 
 
-def is_local(request: web.Request) -> bool:
-    """Whether a request came over the Unix socket, which only this machine's user opens."""
-    raw = request.transport.get_extra_info("socket") if request.transport is not None else None
-    return raw is not None and raw.family == socket.AF_UNIX
-
-
 class _Paths:
     def __init__(
-        self, service: Service, new_id: Callable[[], str], wall_ms: Callable[[], int], body_bytes_max: int
+        self, service: Service, new_id: Callable[[], str], wall_ms: Callable[[], int], read: bodies.Bodies
     ) -> None:
         self._service = service
         self._new_id = new_id
         self._wall_ms = wall_ms
-        self._body_bytes_max = body_bytes_max
+        self._bodies = read
+        self._waits = Waits()
 
     async def submit_task(self, request: web.Request) -> web.Response:
-        return await self._answer(request, await forms.submit(await self._body(request), self._new_id, self._wall_ms))
+        owner = request[CALLER].owner
+        form = partial(forms.submit, new_id=self._new_id, wall_ms=self._wall_ms, owner=owner)
+        return await self._answer(request, await self._read(request, form))
 
     async def get_task(self, request: web.Request) -> web.Response:
-        return await self._answer(request, codec.convert(await self._body(request), Get))
+        return await self._answer(request, _own(request, await self._read(request, partial(codec.convert, cls=Get))))
 
     async def submit_result(self, request: web.Request) -> web.Response:
-        return await self._answer(request, forms.submit_result(await self._body(request)))
+        return await self._answer(request, _own(request, await self._read(request, forms.submit_result)))
 
     async def heartbeat(self, request: web.Request) -> web.Response:
-        return await self._answer(request, codec.convert(await self._body(request), Heartbeat))
+        message = await self._read(request, partial(codec.convert, cls=Heartbeat))
+        return await self._answer(request, _own(request, message))
 
     async def task(self, request: web.Request) -> web.Response:
         query = _query(request, "wait")
@@ -186,7 +204,7 @@ class _Paths:
         return await self._answer(request, TasksQuery(state=state, name=query.get("name"), limit=limit, after=after))
 
     async def wait(self, request: web.Request) -> web.Response:
-        return await self._answer(request, codec.convert(await self._body(request), WaitQuery))
+        return await self._answer(request, await self._read(request, partial(codec.convert, cls=WaitQuery)))
 
     async def status(self, request: web.Request) -> web.Response:
         return await self._answer(request, StatusQuery())
@@ -215,26 +233,66 @@ class _Paths:
         _only_here(request, "a copy is made the cluster", "meshq recover")
         return await self._answer(request, Recover())
 
+    async def change_key(self, request: web.Request) -> web.Response:
+        _only_here(request, "the key is changed", "meshq key rotate")
+        step = request.match_info["step"]
+        if step not in ("rotate", "finish"):
+            raise Malformed(f"/key/: rotate or finish, not {step[:40]!r}")
+        return await self._answer(request, ChangeKey(step=step, force="force" in _query(request, "force")))
+
     async def forget(self, request: web.Request) -> web.Response:
         return await self._answer(request, Forget(node=forms.node(request.match_info["node"])))
 
-    async def _body(self, request: web.Request) -> dict[str, Any]:
-        return await bodies.read_map(request, self._body_bytes_max)
+    async def credential_add(self, request: web.Request) -> web.Response:
+        return await self._answer(request, CredentialAdd(name=access.check_name(request.match_info["name"])))
+
+    async def credential_revoke(self, request: web.Request) -> web.Response:
+        return await self._answer(request, CredentialRevoke(name=access.check_name(request.match_info["name"])))
+
+    async def credentials(self, request: web.Request) -> web.Response:
+        return await self._answer(request, CredentialsQuery())
+
+    async def _read(self, request: web.Request, form: Callable[[dict[str, Any]], R]) -> R:
+        return await self._bodies.read(request, _account(request), form)
 
     async def _answer(self, request: web.Request, message: Request) -> web.Response:
+        message = access.narrowed(message, request[CALLER].owner)
         forms.well_formed(message)
-        answer = await self._service.call(message, local=is_local(request))
-        body = views.plain(answer)
-        if isinstance(message, TasksQuery):
-            for task in body["tasks"]:
-                del task["result"]
+        with self._waits.of(_account(request), message):
+            answer = await self._service.call(message, local=request[CALLER].local)
         status = 202 if isinstance(answer, Submitted | ResultsTaken) and answer.queued else 200
-        return bodies.answer(request, body, status)
+        without = ("result",) if isinstance(message, TasksQuery) else ()
+        return await self._bodies.aside.run(
+            lambda: bodies.answer(request, views.plain(answer, without), status), views.size_bytes(answer)
+        )
+
+
+def _admitted(service: Service, kind: type, endpoint: Endpoint) -> Endpoint:
+    """The endpoint of requests of this class, for those who may send them; of others not one byte more is read."""
+
+    async def checked(request: web.Request) -> web.StreamResponse:
+        if owner := request[CALLER].owner:
+            await service.admit(owner, kind)
+        return await endpoint(request)
+
+    return checked
+
+
+def _account(request: web.Request) -> str:
+    """Whose share a request is of."""
+    caller = request[CALLER]
+    return shares.account(caller.subject, "" if caller.local else request.remote or "")
 
 
 def _only_here(request: web.Request, what: str, command: str) -> None:
-    if not is_local(request):
+    if not request[CALLER].local:
         raise Forbidden(f"{what} from its own machine only, over its Unix socket: {command}")
+
+
+def _own(request: web.Request, message: W) -> W:
+    """A worker's request; a node speaks only for itself."""
+    callers.check_node(request[CALLER], message.node)
+    return message
 
 
 def _query(request: web.Request, *known: str) -> dict[str, str]:
@@ -249,13 +307,19 @@ def _task_id(request: web.Request) -> str:
     return forms.task_id(request.match_info["id"])
 
 
-def _guard(gate: Gate) -> Any:
-    """The middleware that lets requests in and gives every error its form."""
+def _guard(gate: Gate, trusted: Callable[[], Collection[str]] | None, *, answer_s: float) -> Any:
+    """The middleware that lets requests in, gives every error its form, and sends what comes of them."""
 
     @web.middleware
+    async def sent(request: web.Request, handler: Endpoint) -> web.StreamResponse:
+        response = await guarded(request, handler)
+        await bodies.send(request, response, answer_s)
+        return response
+
     async def guarded(request: web.Request, handler: Endpoint) -> web.StreamResponse:
         try:
             _let_in(request, gate)
+            request[CALLER] = callers.caller_of(request, trusted)
             return await handler(request)
         except MeshqError as error:
             if error.status == 500:
@@ -271,7 +335,7 @@ def _guard(gate: Gate) -> Any:
             log.exception("%s %s failed", request.method, request.path)
             return _error(request, MeshqError())
 
-    return guarded
+    return sent
 
 
 def _let_in(request: web.Request, gate: Gate) -> None:
@@ -294,6 +358,9 @@ def _named(request: web.Request, error: web.HTTPException) -> MeshqError:
 
 def _error(request: web.Request, error: MeshqError, headers: dict[str, str] | None = None) -> web.Response:
     kept = {"Allow": headers["Allow"]} if headers and "Allow" in headers else {}
-    if error.status == 503:
+    if error.status in (429, 503):
         kept["Retry-After"] = "1"
-    return bodies.answer(request, error.to_wire(), error.status, kept)
+    response = bodies.answer(request, error.to_wire(), error.status, kept)
+    if isinstance(error, bodies.TooSlow):
+        response.force_close()
+    return response

@@ -7,9 +7,11 @@
 | `{"$datetime": iso}`, `{"$date": iso}`, `{"$time": iso}` | dates and times |
 | `{"$timedelta": [days, seconds, microseconds]}` | lengths of time |
 | `{"$float": "nan" or "inf" or "-inf"}` | floats that are no JSON numbers |
+| `{"$int": "0x…"}` | integers, in hexadecimal: those with very many digits |
 | `{"$dict": [[key, value], …]}` | a dict whose keys are no texts, or which looks like a tag itself |
 
-Tuples become arrays and come back as lists. Integers of any size are JSON numbers.
+Tuples become arrays and come back as lists. Integers are JSON numbers, of any size where a person reads them; to turn
+very long ones into decimal digits and back takes seconds, so that a daemon writes those in hexadecimal.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from datetime import date, datetime, time, timedelta
 from typing import Any, Final
 
 from meshq.errors import Malformed
+from meshq.wire.parts import Parts, check_keys
 
 DIGITS_MAX: Final = 1_000_000
 # Below Python's own limit of 4300, beyond which `str` and `int` refuse; beyond it the fast ways below are used.
@@ -106,22 +109,37 @@ def read_time(text: str) -> time:
     return time.fromisoformat(plain).replace(fold=int(plain != text))
 
 
-def dumps(value: Any) -> str:
-    """The JSON text of plain JSON objects, integers of any size included."""
+def dumps(value: Any, *, long_as_hex: bool = False) -> str:
+    """The JSON text of plain JSON objects, integers of any size included.
+
+    Args:
+        value: What `to_json` made.
+        long_as_hex: Whether integers with very many digits become `{"$int": "0x…"}`, which takes no time.
+    """
     try:
         return json.dumps(value, allow_nan=False)
     except ValueError:
-        return _text(value)
+        return _text(value, _hex_text if long_as_hex else _decimal_text)
 
 
-def loads(text: str | bytes) -> Any:
-    """The plain JSON objects that a text holds, integers of up to `DIGITS_MAX` digits included.
+def loads(text: str | bytes, *, digits_max: int = DIGITS_MAX, parts_max: int | None = None) -> Any:
+    """The plain JSON objects that a text holds.
+
+    Args:
+        text: Of whatever origin.
+        digits_max: How many digits its very long integers may have together.
+        parts_max: How many arrays and objects it may have; None for any number.
 
     Raises:
-        Malformed: The text is no JSON.
+        Malformed: The text is no JSON, or too much.
     """
+    reader = _LongIntegers(digits_max)
     try:
-        return json.loads(text, parse_int=_integer, parse_constant=_no_number)
+        # UTF-8 alone: in another form of Unicode the parts could not be counted beforehand.
+        data = text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+        Parts(parts_max).of_json(data)
+        text = data.decode("utf-8", "surrogatepass")
+        return json.loads(text, parse_int=reader.read, parse_constant=_no_number)
     except RecursionError as error:
         raise Malformed("the JSON is nested too deeply") from error
     except ValueError as error:
@@ -152,7 +170,15 @@ def _hashable(value: Any) -> Any:
 def _items(content: Any) -> list[Any]:
     if not isinstance(content, list):
         raise TypeError("an array is needed")
-    return [_hashable(_meant(item)) for item in content]
+    items = [_hashable(_meant(item)) for item in content]
+    check_keys(items)
+    return items
+
+
+def _read_dict(content: Any) -> dict[Any, Any]:
+    pairs = [(_hashable(_meant(key)), _meant(item)) for key, item in content]
+    check_keys([key for key, _ in pairs])
+    return dict(pairs)
 
 
 def _read_bytes(content: Any) -> bytes:
@@ -177,7 +203,8 @@ _READERS: dict[str, Callable[[Any], Any]] = {
     "$date": lambda content: date.fromisoformat(content),
     "$timedelta": lambda content: timedelta(*content),
     "$float": _read_float,
-    "$dict": lambda content: {_hashable(_meant(key)): _meant(item) for key, item in content},
+    "$int": lambda content: int(content, 16),
+    "$dict": _read_dict,
 }
 
 
@@ -185,21 +212,23 @@ def _no_number(text: str) -> Any:
     raise ValueError(f'{text} is no JSON number; write {{"$float": "{text.replace("Infinity", "inf").lower()}"}}')
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, long_text: Callable[[int], str]) -> str:
     """JSON text where `json.dumps` refuses, because of an integer with too many digits."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(str(key))}: {_text(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{json.dumps(str(key))}: {_text(item, long_text)}" for key, item in value.items()) + "}"
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_text(item) for item in value) + "]"
+        return "[" + ", ".join(_text(item, long_text) for item in value) + "]"
     if isinstance(value, int) and not isinstance(value, bool):
-        return _decimal_text(value)
+        return long_text(value) if value.bit_length() > _BITS_PLAIN else int.__repr__(value)
     return json.dumps(value, allow_nan=False)
+
+
+def _hex_text(number: int) -> str:
+    return f'{{"$int": "{number:#x}"}}'
 
 
 def _decimal_text(number: int) -> str:
     """The digits of an integer. Python's own way takes quadratic time before 3.12; the decimal module's does not."""
-    if number.bit_length() <= _BITS_PLAIN:
-        return int.__repr__(number)
     powers: dict[int, decimal.Decimal] = {}
 
     def power(bits: int) -> decimal.Decimal:
@@ -220,14 +249,29 @@ def _decimal_text(number: int) -> str:
     return f"-{digits}" if number < 0 else digits
 
 
+class _LongIntegers:
+    """Reads the integers of one text, with so many digits in those that are beyond Python's own limit."""
+
+    def __init__(self, digits_max: int) -> None:
+        self._digits_max = digits_max
+        self._digits = 0
+
+    def read(self, text: str) -> int:
+        """The integer that these digits are."""
+        if len(text) > _DIGITS_PLAIN:
+            self._digits += len(text)
+            if self._digits > self._digits_max:
+                raise ValueError(
+                    f"its very long integers have more than {self._digits_max} digits; msgpack takes any, as does "
+                    '{"$int": "0x…"}'
+                )
+        return _integer(text)
+
+
 def _integer(text: str) -> int:
     """The integer that these digits are; beyond Python's limit by halves, which takes far less than quadratic time."""
     if len(text) <= _DIGITS_PLAIN:
         return int(text)
-    if len(text) > DIGITS_MAX:
-        raise ValueError(
-            f"an integer has {len(text)} digits; at most {DIGITS_MAX} are read from JSON, msgpack takes any"
-        )
     if text.startswith("-"):
         return -_integer(text[1:])
     low_digits = len(text) // 2

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import ssl
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Sequence
 from dataclasses import replace
@@ -26,10 +27,11 @@ from meshq.core.addresses import split_host_port
 from meshq.core.messages import Refused
 from meshq.core.ports import Clock, Handler
 from meshq.errors import Malformed, Stopping, Unreachable
-from meshq.wire import handshake
+from meshq.wire import handshake, security
 from meshq.wire.connection import Busy, Connection, WebSocket
 from meshq.wire.dialer import Dialer, Socket
 from meshq.wire.handshake import BULK, CONTROL, GREETING_S, KINDS, Greeting, Identity
+from meshq.wire.security import Contexts
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,7 @@ class Links:
         on_change: Called with a node and True when it is connected, False when it is lost.
         clock: For the waits between calls.
         on_clone: Called with boot and address when another daemon has this node's id.
+        secured: How this node proves itself at present; None where it talks to everybody, in clear.
     """
 
     def __init__(
@@ -59,12 +62,14 @@ class Links:
         on_change: Callable[[str, bool], None],
         clock: Clock,
         on_clone: Callable[[str, str], None],
+        secured: Callable[[], Contexts] | None = None,
     ) -> None:
         self.counters: Counter[str] = Counter()
         self._me = me
         self._handler = handler
         self._on_change = on_change
         self._on_clone = on_clone
+        self._secured = secured
         self._open: dict[str, list[Connection]] = {}
         self._connected: set[str] = set()
         self._reported: dict[str, str] = {}
@@ -157,6 +162,12 @@ class Links:
             finally:
                 await self.hang_up()
 
+    def renew(self) -> None:
+        """Closes all links, which are opened anew at once: each side has to prove itself again."""
+        for connection in [link for links in self._open.values() for link in links]:
+            self._drop(connection)
+            self._spawn(connection.close())
+
     async def hang_up(self) -> None:
         """Takes and makes no more calls, and closes all links."""
         self._closing = True
@@ -197,12 +208,32 @@ class Links:
         """
         if self._session is None or self._closing:
             raise OSError("the links are closed")
+        if self._secured is None:
+            return await self._call(self._session, address, kind, None)
+        failed: aiohttp.ClientError | None = None
+        for context in self._secured().clients:
+            try:
+                return await self._call(self._session, address, kind, context)
+            except (aiohttp.ClientSSLError, aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+                if not security.is_distrust(error):
+                    raise
+                failed = error
+        text = "it has another key, or none; the same one is needed on both: meshq up --key KEY"
+        self._refuse(Refused(code="link_other_key", message=text, retryable=True), address)
+        raise failed or OSError("no key")
+
+    async def _call(
+        self, session: aiohttp.ClientSession, address: str, kind: str, context: ssl.SSLContext | None
+    ) -> Socket:
         host, port = split_host_port(address)
-        return await self._session.ws_connect(
-            URL.build(scheme="http", host=host, port=port, path="/peer", query={"kind": kind}),
+        return await session.ws_connect(
+            URL.build(
+                scheme="http" if context is None else "https", host=host, port=port, path="/peer", query={"kind": kind}
+            ),
             timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_S),
             heartbeat=_HEARTBEAT_S[kind],
             max_msg_size=limits.FRAME_BYTES_MAX,
+            ssl=context or True,
         )
 
     async def greet_out(self, socket: Socket, address: str, kind: str) -> str | None:
@@ -279,7 +310,13 @@ class Links:
             async with asyncio.timeout(GREETING_S):
                 frame = await socket.receive()
             if frame.type is aiohttp.WSMsgType.BINARY:
-                return handshake.read(frame.data)
+                peer = handshake.read(frame.data)
+                shown = security.subject_of(socket.get_extra_info("peercert"))
+                if self._secured is None or shown == security.Subject(security.Role.NODE, peer.node):
+                    return peer
+                text = f"it says that it is …{ids.short(peer.node)}, and its certificate does not"
+                self._refuse(Refused(code="link_not_itself", message=text, retryable=False), address)
+                return None
             self.counters["greeting_missing"] += 1
         except TimeoutError:
             self.counters["greeting_missing"] += 1

@@ -8,21 +8,35 @@ import errno
 import hashlib
 import logging
 import os
+import resource
 import socket
+import ssl
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 from aiohttp import web
 
+from meshq.core import limits
 from meshq.errors import ConfigError, Conflict
+from meshq.wire.doorman import Doorman, Inside
 from meshq.wire.http import GATE
+from meshq.wire.lines import FewLines
+from meshq.wire.shares import Share
 
 log = logging.getLogger(__name__)
+# What aiohttp says, which is mostly that a caller speaks no HTTP.
+_http_log = logging.getLogger("meshq.http")
+_http_log.addFilter(FewLines())
 
 SOCKET_NAME: Final = "meshq.sock"
 # The kernel's limit is 108 bytes on Linux and 104 on macOS, the final zero included.
 SOCKET_PATH_BYTES_MAX: Final = 100
+# A connection whose request was answered before its body came is read on so long, so that the answer arrives.
+LINGER_S: Final = 2.0
+# What a node needs beside connections: databases, children, links of its own.
+_OTHER_FILES: Final = 1024
 _BACKLOG: Final = 1024
 _MODE_MASK: Final = 0o177
 
@@ -58,18 +72,30 @@ def _is_mine(path: Path) -> bool:
 
 
 class Server:
-    """The application, listening.
+    """The application, listening: `start` takes the sockets, and callers are let in while `run` runs.
 
     Args:
         app: What `http.build_app` made.
         host: The address to listen at; empty for all, IPv4 and IPv6.
         port: 0 for any that is free, None for no TCP at all.
         unix_path: The Unix socket; None for none.
+        context: How callers at the port prove themselves, asked anew for each; None lets everybody in.
+        count: Counts by name those who are not let in.
         grace_s: How long running requests may take at the end.
+        header_s: How long a connection may be idle, and the header of a request under way.
     """
 
     def __init__(
-        self, app: web.Application, *, host: str = "", port: int | None, unix_path: Path | None, grace_s: float = 2.0
+        self,
+        app: web.Application,
+        *,
+        host: str = "",
+        port: int | None,
+        unix_path: Path | None,
+        context: Callable[[], ssl.SSLContext] | None = None,
+        count: Callable[[str], None] = lambda name: None,
+        grace_s: float = 2.0,
+        header_s: float = limits.HEADER_S,
     ) -> None:
         self.port = 0
         self._app = app
@@ -77,33 +103,63 @@ class Server:
         self._wanted_port = port
         self._unix_path = unix_path
         self._unix_inode: int | None = None
-        self._listeners: list[socket.socket] = []
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=grace_s)
+        self._context = context
+        self._count = count
+        self._doors: list[Doorman] = []
+        # Nothing is unpacked on the way in: a few bytes could become any number.
+        self._runner = web.AppRunner(
+            app, access_log=None, handle_signals=False, shutdown_timeout=grace_s, keepalive_timeout=header_s,
+            max_line_size=limits.HEADER_BYTES_MAX, max_field_size=limits.HEADER_BYTES_MAX,
+            max_headers=limits.HEADER_LINES_MAX, lingering_time=LINGER_S, auto_decompress=False,
+            logger=_http_log,
+        )  # fmt: skip
 
     async def start(self) -> None:
-        """Listens.
+        """Listens; who calls is answered once `run` runs.
 
         Raises:
             Conflict: The port is in use, or another daemon listens on the Unix socket.
             ConfigError: This machine can't listen at that address.
         """
-        sockets: list[socket.socket] = []
+        port = unix = None
         try:
             if self._wanted_port is not None:
-                sockets.append(_tcp_socket(self._host, self._wanted_port))
-                self.port = sockets[0].getsockname()[1]
+                port = _tcp_socket(self._host, self._wanted_port)
+                port.setblocking(False)
+                self.port = port.getsockname()[1]
             if self._unix_path is not None:
-                sockets.append(_unix_socket(self._unix_path))
+                unix = _unix_socket(self._unix_path)
+                unix.setblocking(False)
                 self._unix_inode = self._unix_path.stat().st_ino
+            _raise_file_limit()
             await self._runner.setup()
-            while sockets:
-                await web.SockSite(self._runner, sockets[-1], backlog=_BACKLOG).start()
-                self._listeners.append(sockets.pop())
+            if port is not None:
+                share = Share(limits.CONNECTIONS_MAX, limits.CONNECTIONS_PER_CALLER)
+                self._doors.append(Doorman(port, self._inside(share), self._context))
+            if unix is not None:
+                share = Share(limits.CONNECTIONS_LOCAL_MAX, limits.CONNECTIONS_LOCAL_MAX)
+                self._doors.append(Doorman(unix, self._inside(share)))
         except BaseException:
-            for left in sockets:
-                left.close()
+            for left in (port, unix):
+                if left is not None:
+                    left.close()
             await self.close()
             raise
+
+    def _inside(self, share: Share) -> Inside:
+        assert self._runner.server is not None
+        return Inside(self._runner.server, share, self._count)
+
+    @property
+    def connections(self) -> int:
+        """How many callers are in."""
+        return len(self._runner.server.connections) if self._runner.server is not None else 0
+
+    async def run(self) -> None:
+        """Lets callers in until it is cancelled, after `start`."""
+        async with asyncio.TaskGroup() as group:
+            for door in self._doors:
+                group.create_task(door.run())
 
     def refuse(self) -> None:
         """First stage of a stop: new work is refused with `Stopping`; results, queries and links go on."""
@@ -113,10 +169,8 @@ class Server:
         """Second stage: listens no more, lets running requests end for `grace_s`, and closes all connections."""
         self.refuse()
         self._remove_unix_socket()
-        while self._listeners:
-            asyncio.get_running_loop().remove_reader(self._listeners.pop())
-        # A connection that was accepted just now must find its server still there, or nobody ever closes it.
-        await asyncio.sleep(0)
+        for door in self._doors:
+            door.close()
         await self._runner.cleanup()
 
     def _remove_unix_socket(self) -> None:
@@ -127,6 +181,18 @@ class Server:
             if self._unix_path.stat().st_ino == self._unix_inode:
                 self._unix_path.unlink()
         self._unix_inode = None
+
+
+def _raise_file_limit() -> None:
+    """Takes as many open files as all connections may need, where the system gives them for the asking."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = limits.CONNECTIONS_MAX + limits.CONNECTIONS_LOCAL_MAX + limits.WAITING_MAX + _OTHER_FILES
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        # Without more of them, fewer callers get in at once.
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _short_enough(path: Path) -> bool:

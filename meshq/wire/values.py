@@ -23,15 +23,16 @@ from typing import Any, Final
 
 import msgpack
 
+from meshq.core.limits import DEPTH_MAX
 from meshq.errors import Malformed, Unencodable
 from meshq.wire.jsonvalues import dumps, from_json, iso_text, loads, read_datetime, read_time, to_json
+from meshq.wire.parts import Parts, check_keys
 
 __all__ = [
     "ALLOWED", "DEPTH_MAX", "Unencodable", "dumps", "from_json", "loads", "pack", "pack_arguments", "to_json",
     "unpack", "unpack_arguments",
 ]  # fmt: skip
 
-DEPTH_MAX: Final = 100
 _PAYLOAD_DEPTH_MAX: Final = DEPTH_MAX + 2
 ALLOWED: Final = (
     "None, bool, int, float, str, bytes, list, tuple, dict, set, frozenset, datetime, date, time and timedelta"
@@ -61,38 +62,56 @@ _MARKS = {_TUPLE: _Mark(tuple), _SET: _Mark(set), _FROZENSET: _Mark(frozenset)}
 _MARK_FIRST = {code: msgpack.ExtType(code, b"") for code in _MARKS}
 
 
-def pack(value: Any, *, name: str = "value", depth_max: int = DEPTH_MAX) -> bytes:
+def pack(value: Any, *, name: str = "value", depth_max: int = DEPTH_MAX, parts_max: int | None = None) -> bytes:
     """The value as bytes.
 
     Args:
         value: Any of `ALLOWED`, nested up to `depth_max` levels.
         name: What an error calls the value.
         depth_max: How many levels of containers it may have.
+        parts_max: How many containers it may have; None for any number.
 
     Raises:
-        Unencodable: Something in it is of another type or nested too deeply; the message says what and where.
+        Unencodable: Something in it is of another type or nested too deeply, or there is too much of it; the message
+            says what and where.
     """
-    packed = _try_pack(value, depth_max)
+    packed = _try_pack(value, depth_max, parts_max)
     if isinstance(packed, bytes):
         return packed
     raise _complaint(value, name, depth_max) or Unencodable(f"{name} can't be sent: {packed}")
 
 
-def unpack(data: bytes, *, depth_max: int = DEPTH_MAX) -> Any:
+def unpack(data: bytes, *, depth_max: int = DEPTH_MAX, parts_max: int | None = None) -> Any:
     """The value that `pack` made these bytes of.
 
+    Args:
+        data: Of whatever origin: no more is made of them than is said here, and nothing is run.
+        depth_max: How many levels of containers they may have.
+        parts_max: How many containers they may have; None for any number.
+
     Raises:
-        Malformed: The bytes are no packed value, or one that is nested too deeply.
+        Malformed: The bytes are no packed value, or one that is nested too deeply or has too many parts.
     """
+    parts = Parts(parts_max)
+
+    def listed(items: list[Any]) -> Any:
+        parts.more()
+        return _unmarked(items)
+
+    def mapped(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+        parts.more()
+        check_keys([key for key, _ in pairs])
+        return dict(pairs)
+
     try:
         value = msgpack.unpackb(
-            data, ext_hook=_unpacked, list_hook=_unmarked, strict_map_key=False, timestamp=3,
+            data, ext_hook=_unpacked, list_hook=listed, object_pairs_hook=mapped, strict_map_key=False, timestamp=3,
             unicode_errors="surrogatepass",
         )  # fmt: skip
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         text = str(error) or type(error).__name__
         raise Malformed(f"this is no packed value: {text[:200]}") from error
-    if not _fits(value, depth_max):
+    if not _fits(value, depth_max, Parts(None)):
         raise Malformed(f"a packed value is nested more than {depth_max} levels deep, or has a stray type mark")
     return value
 
@@ -114,43 +133,50 @@ def pack_arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
     )
 
 
-def unpack_arguments(payload: bytes) -> tuple[list[Any], dict[str, Any]]:
+def unpack_arguments(payload: bytes, *, parts_max: int | None = None) -> tuple[list[Any], dict[str, Any]]:
     """The arguments and keyword arguments in a payload.
 
+    Args:
+        parts_max: How many containers they may have; None for any number.
+
     Raises:
-        Malformed: The payload is not the packed `[args, kwargs]`.
+        Malformed: The payload is not the packed `[args, kwargs]`, or has too many parts.
     """
-    match unpack(payload, depth_max=_PAYLOAD_DEPTH_MAX):
+    match unpack(payload, depth_max=_PAYLOAD_DEPTH_MAX, parts_max=parts_max):
         case [list(args), dict(kwargs)] if all(type(key) is str for key in kwargs):
             return args, kwargs
     raise Malformed("a payload must be the packed [args, kwargs], with the names of kwargs as texts")
 
 
-def _try_pack(value: Any, depth_max: int) -> bytes | str:
+def _try_pack(value: Any, depth_max: int, parts_max: int | None = None) -> bytes | str:
     """The packed value, or in short why there is none."""
-    if not _fits(value, depth_max):
-        return "it is nested too deeply"
     try:
+        if not _fits(value, depth_max, Parts(parts_max)):
+            return "it is nested too deeply"
         packed: bytes = msgpack.packb(value, default=_packed, strict_types=True, unicode_errors="surrogatepass")
     except (TypeError, ValueError, OverflowError) as error:
         return str(error)
     return packed
 
 
-def _fits(value: Any, levels: int) -> bool:
+def _fits(value: Any, levels: int, parts: Parts) -> bool:
     """Whether a value's nesting is bounded and nothing of msgpack's own types stands in it; runs mostly in C."""
     kind = type(value)
     if kind in _SCALARS:
         return True
     if isinstance(value, dict):
-        return levels > 0 and _all_fit(value.keys(), levels - 1) and _all_fit(value.values(), levels - 1)
+        parts.more()
+        return levels > 0 and _all_fit(value.keys(), levels - 1, parts) and _all_fit(value.values(), levels - 1, parts)
     if isinstance(value, _FOREIGN) or kind is _Mark:
         return False
-    return not isinstance(value, _SEQUENCES) or (levels > 0 and _all_fit(value, levels - 1))
+    if not isinstance(value, _SEQUENCES):
+        return True
+    parts.more()
+    return levels > 0 and _all_fit(value, levels - 1, parts)
 
 
-def _all_fit(items: Any, levels: int) -> bool:
-    return _SCALARS.issuperset(map(type, items)) or all(_fits(item, levels) for item in items)
+def _all_fit(items: Any, levels: int, parts: Parts) -> bool:
+    return _SCALARS.issuperset(map(type, items)) or all(_fits(item, levels, parts) for item in items)
 
 
 def _packed(value: Any) -> Any:
@@ -202,7 +228,10 @@ def _unpacked(code: int, data: bytes) -> Any:
 
 def _unmarked(items: list[Any]) -> Any:
     if items and type(items[0]) is _Mark:
-        return items[0].kind(items[1:])
+        kind, rest = items[0].kind, items[1:]
+        if kind is not tuple:
+            check_keys(rest)
+        return kind(rest)
     return items
 
 

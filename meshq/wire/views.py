@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
@@ -12,8 +13,26 @@ from meshq.errors import Malformed, StoreError
 from meshq.wire import values
 
 
-def plain(answer: Any) -> dict[str, Any]:
+def size_bytes(answer: Any) -> int:
+    """How large the packed values in an answer are."""
+    match answer:
+        case TaskView() | Clash():
+            return len(answer.result or b"") + len(answer.error or b"")
+        case TaskViews():
+            return sum(map(size_bytes, answer.tasks))
+        case TaskStory():
+            return sum(map(size_bytes, (answer.task, *answer.clashes)))
+        case Got():
+            return sum(len(run.payload) for run in answer.jobs)
+    return 0
+
+
+def plain(answer: Any, without: Collection[str] = ()) -> dict[str, Any]:
     """An answer as the map of its fields.
+
+    Args:
+        answer: Any.
+        without: Fields of tasks in a list that are left out.
 
     Raises:
         StoreError: A value that was stored packed can't be read.
@@ -22,7 +41,9 @@ def plain(answer: Any) -> dict[str, Any]:
         case TaskView():
             return task(answer)
         case TaskViews():
-            return {"tasks": [task(view) for view in answer.tasks], "next": answer.next}
+            tasks = [task(view) for view in answer.tasks]
+            shown = [{name: value for name, value in each.items() if name not in without} for each in tasks]
+            return {"tasks": shown, "next": answer.next}
         case TaskStory():
             return {
                 "task": task(answer.task), "changes": msgspec.to_builtins(list(answer.changes)),

@@ -2,7 +2,11 @@
 
 It leads a process group of its own and dies with the daemon, whatever it is doing: the kernel kills the whole group
 when the daemon's end of the lifeline closes (Linux), and a thread does the same when the socket does. What a task
-prints goes to the daemon's stderr; its stdin is empty.
+prints goes to the daemon's stderr, within bounds; its stdin is empty, and its environment a few harmless variables.
+
+What comes from other machines is a task's name and its arguments: the name is looked up among the functions that this
+machine's user had loaded and allows, and the arguments are data, as `values` reads them. Nothing is imported or
+unpickled because somebody sent its name.
 
 The clock is read here and not handed in: this is another process, and it only measures how long a task ran.
 """
@@ -24,11 +28,12 @@ from dataclasses import asdict
 from time import perf_counter
 from typing import Any, NoReturn
 
-from meshq.core.limits import ERROR_BYTES_MAX
+from meshq.core.limits import ERROR_BYTES_MAX, PARTS_MAX
 from meshq.errors import ConfigError, MeshqError
 from meshq.tasks import registry
 from meshq.wire import values
 from meshq.worker import frames
+from meshq.worker.bounds import hold_to_memory
 
 FLUSH_S = 0.002
 FLUSH_BYTES = 1 << 20
@@ -77,6 +82,8 @@ class Child:
         self._inbox: queue.SimpleQueue[list[Any]] = queue.SimpleQueue()
         self._functions: dict[str, tuple[Callable[..., Any], bool]] = {}
         self._result_bytes_max = 0
+        self._memory_bytes_max = 0
+        self._spent = False
         # The lock guards what follows: the listening thread hands in outcomes too, when it is urged.
         self._lock = threading.Lock()
         self._frames = 0
@@ -89,20 +96,21 @@ class Child:
     def main(self) -> None:
         """Listens, loads, and runs until the daemon is gone."""
         threading.Thread(target=self._listen, name="meshq-listen", daemon=True).start()
-        _, modules, self._result_bytes_max = self._inbox.get()
-        if not self._load(modules):
+        _, modules, self._result_bytes_max, allow, self._memory_bytes_max = self._inbox.get()
+        hold_to_memory(self._memory_bytes_max)
+        if not self._load(modules, allow):
             # Stays until the pool has read why; it closes the socket then.
             threading.Event().wait()
         while True:
             message = self._inbox.get()
             self._run_frame(message[1])
 
-    def _load(self, modules: list[str]) -> bool:
+    def _load(self, modules: list[str], allow: list[str]) -> bool:
         try:
             registry.load_built_in()
             for module in modules:
                 registry.load(module)
-            infos = registry.DEFAULT.infos()
+            infos = registry.DEFAULT.infos(registry.DEFAULT.allowed(allow))
         except ConfigError as error:
             self._send(frames.BROKEN, str(error))
             return False
@@ -161,6 +169,9 @@ class Child:
                 marks[frames.ENDED] = index + 1
                 if ended_s - self._flushed_s > FLUSH_S or self._ended_bytes > FLUSH_BYTES:
                     self._flush()
+                if self._spent:
+                    self._flush()
+                    os._exit(frames.SPENT)
 
     def _flush(self) -> None:
         if self._ended:
@@ -179,7 +190,10 @@ class Child:
             function, is_async = self._functions[name]
             args, kwargs = values.unpack_arguments(payload)
         except KeyError:
-            return frames.FAILED, pack_error("UnknownTask", f"no task is called {name} here")
+            text = f"no task is called {name} here"
+            if name in registry.DEFAULT.names():
+                text = f"this machine's configuration does not allow the task {name} (allow)"
+            return frames.FAILED, pack_error("UnknownTask", text)
         except MeshqError as error:
             return frames.FAILED_FINALLY, pack_error("BadArguments", f"the arguments can't be read: {error}")
         try:
@@ -187,12 +201,21 @@ class Child:
             if is_async:
                 result = _awaited(result)
         except BaseException as error:  # the edge of a task: whatever it raises is how it ended
-            return frames.FAILED, _failure(error)
+            return frames.FAILED, self._failure(error)
         return self._packed(result)
+
+    def _failure(self, error: BaseException) -> bytes:
+        if not isinstance(error, MemoryError) or not self._memory_bytes_max:
+            return _failure(error)
+        self._spent = True
+        # What filled the memory stands in the variables of the functions that were left.
+        traceback.clear_frames(error.__traceback__)
+        bound = f"a process may take {self._memory_bytes_max} bytes here (child_memory_bytes_max)"
+        return pack_error("MemoryError", f"the task ran out of memory: {bound}", _traceback(error))
 
     def _packed(self, result: Any) -> Ended:
         try:
-            blob = values.pack(result, name="result")
+            blob = values.pack(result, name="result", parts_max=PARTS_MAX)
         except values.Unencodable as error:
             return frames.FAILED_FINALLY, pack_error("Unencodable", f"the task ran, but its result is lost: {error}")
         except Exception as error:  # an object of the user's may misbehave in any way when it is looked at
@@ -227,13 +250,16 @@ def _failure(error: BaseException) -> bytes:
     name = (
         kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
     )
+    return pack_error(name, _message(error), _traceback(error))
+
+
+def _traceback(error: BaseException) -> str:
     # The first step of the traceback is this file's own.
     step = error.__traceback__.tb_next if error.__traceback__ is not None else None
     try:
-        text = "".join(traceback.format_exception(kind, error, step))
+        return "".join(traceback.format_exception(type(error), error, step))
     except Exception as trouble:
-        text = f"the traceback can't be shown: {type(trouble).__name__}"
-    return pack_error(name, _message(error), text)
+        return f"the traceback can't be shown: {type(trouble).__name__}"
 
 
 def _message(error: BaseException) -> str:

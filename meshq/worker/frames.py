@@ -2,7 +2,7 @@
 
 | from | message | meaning |
 |---|---|---|
-| pool | `load`, modules, result_bytes_max | the first one: import these |
+| pool | `load`, modules, result_bytes_max, allow, memory_bytes_max | the first one: import these |
 | child | `ready`, task infos | they are imported |
 | child | `broken`, text | they are not, and why |
 | pool | `run`, [[name, payload], …] | run these in order |
@@ -28,6 +28,9 @@ LOAD, READY, BROKEN, RUN, URGE, OUTCOMES, RECALLED = (
 )  # fmt: skip
 
 DONE, FAILED, FAILED_FINALLY = range(3)
+
+# How a child ends that ran out of the memory that it may take: what it had is in pieces, and the next task needs it.
+SPENT = 86
 
 # The marks: jobs of the frame that were begun, those that ended, and the number of the frame they belong to.
 BEGUN, ENDED, FRAME = range(3)

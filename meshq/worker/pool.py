@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -21,6 +22,7 @@ from meshq.tasks.primes import LIMIT_MAX, LIMIT_VARIABLE
 from meshq.wire import values
 from meshq.worker import frames
 from meshq.worker.backlog import Backlog, Durations, Run
+from meshq.worker.bounds import Bounds
 from meshq.worker.contact import OnEvent
 from meshq.worker.process import Process, ending
 from meshq.worker.slot import Frame, Slot
@@ -49,7 +51,8 @@ class ChildPool:
         modules: The users' modules and files that each child loads, besides meshq's own tasks.
         result_bytes_max: The largest packed result.
         primes_max_limit: What the task `primes` takes.
-        on_event: Is told `child_died`, `child_failed_to_start` and `timed_out`, with a line about it.
+        bounds: What each child gets of this machine, and which tasks it runs.
+        on_event: Is told `child_died`, `child_spent`, `child_failed_to_start` and `timed_out`, with a line about it.
     """
 
     def __init__(
@@ -59,13 +62,15 @@ class ChildPool:
         *,
         result_bytes_max: int = 8 << 20,
         primes_max_limit: int = LIMIT_MAX,
+        bounds: Bounds | None = None,
         on_event: OnEvent = log_event,
     ) -> None:
-        self._slots = [Slot(number) for number in range(slots)]
+        self._bounds = bounds or Bounds()
+        self._slots = [Slot(number, self._bounds.output_bytes_max) for number in range(slots)]
         self._idle: list[Slot] = []
         self._modules = list(modules)
         self._result_bytes_max = min(result_bytes_max, FRAME_BYTES_MAX // 2)
-        self._environ = {LIMIT_VARIABLE: str(primes_max_limit)}
+        self._environ = {**self._bounds.environment(os.environ), LIMIT_VARIABLE: str(primes_max_limit)}
         self._on_event = on_event
         self._runs: dict[str, Run] = {}
         self._durations = Durations()
@@ -194,7 +199,7 @@ class ChildPool:
         """Starts a child and sees it through to its end; False if it never became ready."""
         slot.frames, slot.condemned, slot.dying, slot.ready = 0, False, False, False
         try:
-            process = await Process.spawn(lambda message: self._on_message(slot, message), self._environ)
+            process = await Process.spawn(lambda message: self._on_message(slot, message), self._environ, slot.output)
         except OSError as error:
             self._last_words = f"can't be started: {error}"
             self._on_event("child_failed_to_start", f"slot {slot.number}: {error}")
@@ -202,7 +207,9 @@ class ChildPool:
         slot.process = process
         try:
             if not self._closed.is_set():
-                process.send(frames.LOAD, self._modules, self._result_bytes_max)
+                bounds = self._bounds
+                allow, memory_bytes_max = list(bounds.allow), bounds.memory_bytes_max
+                process.send(frames.LOAD, self._modules, self._result_bytes_max, allow, memory_bytes_max)
                 await process.gone()
         except asyncio.CancelledError:
             self._closed.set()
@@ -318,7 +325,9 @@ class ChildPool:
         """Decides about each run that the child took with it."""
         frame = slot.frame
         if not self._closed.is_set() and not slot.condemned and not (frame is not None and frame.timed_out):
-            self._on_event("child_died", f"slot {slot.number}: {ending(code)}")
+            self._on_event(
+                "child_spent" if code == frames.SPENT else "child_died", f"slot {slot.number}: {ending(code)}"
+            )
         if frame is None:
             return
         begun, ended = marks[:2] if marks[2] == frame.number else (0, 0)

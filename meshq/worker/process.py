@@ -1,4 +1,4 @@
-"""One child as the pool sees it: the process, its process group, its socket and its marks."""
+"""One child as the pool sees it: the process, its process group, its socket, its marks and what it prints."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from typing import Any
 
 from meshq.errors import Malformed
 from meshq.worker import frames
+from meshq.worker.output import Output, Pipe
 
 # How long to wait for the socket's end after the process's: a grandchild that left the group may hold it.
 _REST_S = 1.0
@@ -63,20 +64,23 @@ class Process:
         link: asyncio.Transport,
         lifeline: int,
         marks: mmap.mmap,
+        printed: Pipe,
         events: tuple[asyncio.Event, asyncio.Event, asyncio.Event],
     ) -> None:
         self.pid = transport.get_pid()
         self._transport, self._link, self._lifeline = transport, link, lifeline
+        self._printed = printed
         self._shared, self._marks = marks, memoryview(marks).cast("Q")
         self._gone, self._exited, self._closed = events
 
     @classmethod
-    async def spawn(cls, on_message: OnMessage, environ: Mapping[str, str]) -> Process:
-        """Starts a child.
+    async def spawn(cls, on_message: OnMessage, environ: Mapping[str, str], output: Output) -> Process:
+        """Starts a child, which inherits three descriptors, its standard ones, and nothing else.
 
         Args:
             on_message: Is called with each message that comes from it.
-            environ: What is added to the environment.
+            environ: Its whole environment.
+            output: Takes what it prints.
 
         Raises:
             OSError: There are no processes or descriptors left.
@@ -89,13 +93,15 @@ class Process:
         marks_fd = _memory(frames.MARKS_BYTES)
         given = (theirs.fileno(), lifeline_theirs, marks_fd)
         transport: asyncio.SubprocessTransport | None = None
+        printed: Pipe | None = None
         try:
+            printed = Pipe(output)
             shared = mmap.mmap(marks_fd, frames.MARKS_BYTES)
             transport, _ = await loop.subprocess_exec(
                 lambda: _Exit(gone, exited),
                 sys.executable, "-m", "meshq.worker.child", *map(str, given),
-                stdin=subprocess.DEVNULL, stdout=2, stderr=2,
-                pass_fds=given, start_new_session=True, env={**os.environ, **environ},
+                stdin=subprocess.DEVNULL, stdout=printed.end, stderr=printed.end,
+                pass_fds=given, close_fds=True, start_new_session=True, env=environ,
             )  # fmt: skip
             link, _ = await loop.create_unix_connection(lambda: _Link(on_message, gone, closed), sock=ours)
         except BaseException:
@@ -103,12 +109,16 @@ class Process:
             os.close(lifeline)
             if transport is not None:
                 transport.close()
+            if printed is not None:
+                printed.close()
             raise
         finally:
+            if printed is not None:
+                printed.given()
             theirs.close()
             os.close(lifeline_theirs)
             os.close(marks_fd)
-        return cls(transport, link, lifeline, shared, (gone, exited, closed))
+        return cls(transport, link, lifeline, shared, printed, (gone, exited, closed))
 
     def send(self, *message: Any) -> None:
         """Sends a message; to a dead child it is lost."""
@@ -141,6 +151,7 @@ class Process:
         finally:
             self._link.abort()
             self._transport.close()
+            self._printed.close()
             os.close(self._lifeline)
         code = self._transport.get_returncode()
         return code if code is not None else -signal.SIGKILL

@@ -6,6 +6,7 @@ import asyncio
 import signal
 
 from meshq.worker.backlog import Run
+from meshq.worker.output import Output
 from meshq.worker.process import Process
 
 
@@ -24,8 +25,9 @@ class Frame:
 class Slot:
     """One child after the other. `condemned`: the pool kills it; `dying`: it is dead, or will be in a moment."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, output_bytes_max: int) -> None:
         self.number = number
+        self.output = Output(f"slot {number}", output_bytes_max)
         self.process: Process | None = None
         self.ready = False
         self.frame: Frame | None = None

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from meshq.core.keys import Key
 from meshq.wire.server import socket_path
 from tests.cluster.net import Net
 from tests.cluster.trees import descendants, freeze, runs, thaw
@@ -24,6 +25,10 @@ T = TypeVar("T")
 TAIL_LINES = 30
 POLL_S = 0.1
 CHILDREN_GONE_S = 5.0
+# Of all clusters here, but for those whose settings say otherwise.
+KEY = Key(bytes(range(100, 120)))
+# Settings of a cluster without a key.
+INSECURE = {"key": "", "insecure": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +154,7 @@ class Daemon(Process):
     Args:
         directory: Where its data directory and its log are made.
         options: More options for `meshq up`.
-        settings: Settings that differ from the defaults, by name; they are given in the environment.
+        settings: Settings that differ from the defaults, by name; they are given in the environment, as the key is.
     """
 
     def __init__(
@@ -211,7 +216,7 @@ class Daemon(Process):
 
     def cli(self, command: str, *args: str, timeout_s: float = 30) -> Answer:
         """Runs `meshq COMMAND --json` against this daemon."""
-        argv = [sys.executable, "-m", "meshq", command, "--data-dir", str(self.data_dir), "--json", *args]
+        argv = [sys.executable, "-m", "meshq", *command.split(), "--data-dir", str(self.data_dir), "--json", *args]
         done = subprocess.run(
             argv,
             capture_output=True,
@@ -227,7 +232,7 @@ class Daemon(Process):
 
     def text(self, command: str, *args: str, timeout_s: float = 30) -> str:
         """What `meshq COMMAND` prints for people."""
-        argv = [sys.executable, "-m", "meshq", command, "--data-dir", str(self.data_dir), *args]
+        argv = [sys.executable, "-m", "meshq", *command.split(), "--data-dir", str(self.data_dir), *args]
         home = environment(self.log.parent)
         return subprocess.run(argv, capture_output=True, text=True, timeout=timeout_s, env=home, check=False).stdout
 
@@ -371,6 +376,6 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 def environment(home: Path) -> dict[str, str]:
-    """The environment of every process here: nothing of the user's own meshq gets in."""
+    """The environment of every process here: nothing of the user's own meshq gets in, and all have one key."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("MESHQ_", "XDG_"))}
-    return {**kept, "HOME": str(home), "PYTHONUNBUFFERED": "1"}
+    return {**kept, "HOME": str(home), "PYTHONUNBUFFERED": "1", "MESHQ_KEY": KEY.text}

@@ -21,7 +21,7 @@ async def _main(node: str, boot: str, *seed_texts: str) -> None:
     finder = Finder(
         node=node,
         boot=boot,
-        cluster="test",
+        clusters=lambda: ("test",),
         port=7373,
         seeds=seeds.parse_all(seed_texts),
         events=Events(

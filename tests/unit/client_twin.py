@@ -24,6 +24,7 @@ from meshq.errors import Ambiguous, BadArguments, MeshqError, NotFound, UnknownT
 from meshq.wire import values
 from meshq.wire.http import build_app
 from meshq.wire.server import Server, socket_path
+from tests.unit.serving import serving
 
 ERROR = {"type": "ValueError", "message": "boom", "traceback": "Traceback (most recent call last):\n  in the_function"}
 NODE = reports.NodeView(
@@ -53,6 +54,7 @@ class Twin:
             node=NODE.id, leader=NODE.id, epoch=3, majority=True, since_ms=None, votes=(NODE.id,), nodes=(), waits="",
             events=(),
         )  # fmt: skip
+        self.credentials = reports.Credentials(credentials=())
         self.body_bytes_max = 16 << 20
         self.on_stop: Callable[[], object] = lambda: None
         self.asked_to_wait = threading.Event()
@@ -67,6 +69,10 @@ class Twin:
             self._change()
 
         self._loop.call_soon_threadsafe(end)
+
+    async def admit(self, owner: str, kind: type) -> None:
+        """Everybody on this machine's socket has the key."""
+        raise AssertionError(f"{owner} asked for {kind}")
 
     async def call(self, request: ask.Request, *, local: bool) -> ask.Answer:
         """The service of the HTTP interface."""
@@ -99,7 +105,7 @@ class Twin:
             case ask.Stop():
                 self.on_stop()
                 return Done()
-            case ask.Recover() | ask.Forget():
+            case ask.Recover() | ask.Forget() | ask.CredentialAdd() | ask.CredentialRevoke():
                 return Done()
         return self._told(request)
 
@@ -117,6 +123,8 @@ class Twin:
                 return self.stories.get(task) or reports.TaskStory(task=self.tasks[task], changes=())
             case ask.ClusterStoryQuery():
                 return self.cluster_story
+            case ask.CredentialsQuery():
+                return self.credentials
         raise NotFound(type(request).__name__)
 
     def _submit(self, request: ask.Submit) -> ask.Submitted:
@@ -201,16 +209,27 @@ class Twin:
     def serving(self, data_dir: Path) -> Iterator[Twin]:
         """Listens on this data directory's socket."""
         app = build_app(self, None, new_id=lambda: new_ids(1)[0], wall_ms=lambda: 0, body_bytes_max=self.body_bytes_max)
-        app.middlewares.insert(0, self._losing())
+        app.middlewares.append(self._losing())
         thread = threading.Thread(target=self._loop.run_forever)
         thread.start()
         try:
             server = Server(app, port=None, unix_path=socket_path(data_dir), grace_s=0.1)
-            asyncio.run_coroutine_threadsafe(server.start(), self._loop).result()
+            started, ended = threading.Event(), asyncio.Event()
+
+            async def serve() -> None:
+                async with serving(server):
+                    started.set()
+                    await ended.wait()
+
+            running = asyncio.run_coroutine_threadsafe(serve(), self._loop)
+            while not started.wait(0.05):
+                if running.done():
+                    running.result()
             try:
                 yield self
             finally:
-                asyncio.run_coroutine_threadsafe(server.close(), self._loop).result()
+                self._loop.call_soon_threadsafe(ended.set)
+                running.result()
         finally:
             self._loop.call_soon_threadsafe(self._loop.stop)
             thread.join()

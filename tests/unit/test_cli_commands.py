@@ -251,7 +251,7 @@ def test_status_as_json(tmp_path: Path, twin: Twin) -> None:
             "id": NODE.id, "name": "alpha", "role": "leader", "address": "192.168.1.20:7373", "heard_s": 0.0,
             "slots": 4, "running": 1, "behind": 0, "paused": "",
         }],
-        "copies": 0, "split": "", "missing": [], "merge": None,
+        "copies": 0, "split": "", "missing": [], "merge": None, "insecure": False,
         "tasks": {"pending": 0, "running": 0, "done": 7, "failed": 0, "cancelled": 0},
     }  # fmt: skip
 

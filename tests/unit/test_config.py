@@ -150,3 +150,16 @@ def test_slots_follow_the_processors_unless_they_are_given() -> None:
     assert load(overrides={"slots": 0}).slots_used == 0
     assert load(overrides={"slots": 7}).slots_used == 7
     assert load().slots_used >= 1
+
+
+def test_what_children_get_and_run_is_set_by_lists_and_numbers(tmp_path: Path) -> None:
+    environ = {"MESHQ_ALLOW": "primes, mytasks.*", "MESHQ_CHILD_ENV": "CUDA_* MY_SETTING"}
+    found = load(written(tmp_path, "child_memory_bytes_max = 1073741824\n"), environ)
+    assert (found.allow, found.child_env) == (("primes", "mytasks.*"), ("CUDA_*", "MY_SETTING"))
+    assert (found.child_memory_bytes_max, found.child_output_bytes_max) == (1 << 30, 1 << 20)
+    assert "child_memory_bytes_max = 1000: must be at least 134217728" in refusal(
+        tmp_path, "child_memory_bytes_max = 1000"
+    )
+    for name in ("MESHQ_KEY", "meshq_*"):
+        assert f"child_env = '{name}': no setting of meshq" in refusal(tmp_path, f"child_env = ['PATH', '{name}']")
+    assert "allow" in refusal(tmp_path, "allow = ['']")

@@ -44,7 +44,7 @@ def make(
     finder = Finder(
         node=ME,
         boot="boot-1",
-        cluster="meshq",
+        clusters=lambda: (cluster_hash("meshq"),),
         port=port,
         events=events,
         seeds=seeds,

@@ -40,11 +40,12 @@ BROAD_HANDLERS = {
     "meshq/tasks/registry.py:_hints": "a user's annotation may raise anything when it is evaluated",
     "meshq/wire/connection.py:_answered": "the edge of a peer's request",
     "meshq/wire/connection.py:_serve_stream": "the edge of a peer's request",
+    "meshq/wire/doorman.py:_let_in": "the edge of a stranger's call: one that goes wrong must not close the door",
     "meshq/wire/http.py:guarded": "the edge of a client's request",
     "meshq/wire/link.py:_guarded": "the edge of a background task: one bad peer must not take all links with it",
     "meshq/worker/child.py:_run": "the edge of a task: whatever it raises is how it ended",
     "meshq/worker/child.py:_packed": "a user's object may raise anything when it is looked at",
-    "meshq/worker/child.py:_failure": "a user's error may raise anything when its traceback is shown",
+    "meshq/worker/child.py:_traceback": "a user's error may raise anything when its traceback is shown",
     "meshq/worker/child.py:_message": "a user's error may raise anything when its text is shown",
 }
 # Tasks that no TaskGroup owns.

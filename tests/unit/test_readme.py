@@ -70,7 +70,9 @@ def rows() -> dict[str, str]:
 
 
 def options(command: click.Command) -> set[str]:
-    """The long options of a command, but not `--help`."""
+    """The long options of a command, but not `--help`; of a group, those of all its commands."""
+    if isinstance(command, click.Group):
+        return {name for each in command.commands.values() for name in options(each)}
     return {name for param in command.params for name in param.opts if name.startswith("--")}
 
 

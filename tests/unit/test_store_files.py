@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from meshq.core.events import Promise
+from meshq.core.limits import PEERS_MAX
 from meshq.errors import Conflict, DiskFailed, DiskFull, InvariantBroken, StoreError
 from meshq.store import files, lock, peers
 from meshq.store.database import Database
@@ -53,6 +54,14 @@ def test_peers_are_remembered_those_heard_last_first() -> None:
     ]  # fmt: skip
     peers.forget(conn, "n1")
     assert [peer.node for peer in peers.known_peers(conn)] == ["n2"]
+
+
+def test_of_too_many_peers_those_heard_long_ago_are_forgotten() -> None:
+    conn = memory_connection()
+    for number in range(PEERS_MAX + 5):
+        peers.remember_peer(conn, f"n{number}", "", (), number)
+    known = peers.known_peers(conn)
+    assert (len(known), known[0].heard_ms, known[-1].heard_ms) == (PEERS_MAX, PEERS_MAX + 4, 5)
 
 
 # -- lock ------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from meshq.core.requests import Outcome, TaskSpec
-from meshq.errors import DiskFull
+from meshq.errors import DiskFull, QueueFull
 from meshq.store.database import Database
 from meshq.store.inline import InlineDatabase, memory_connection
 from meshq.store.outbox import Outbox
@@ -143,3 +143,14 @@ async def test_what_a_full_disk_did_not_take_is_not_there(tmp_path: Path, wall: 
     await outbox.put_submits([spec(3)])
     assert [found for _, found in await outbox.submits(10)] == [spec(1), spec(3)]
     await outbox.close()
+
+
+async def test_submits_beyond_the_most_are_refused_as_a_whole_and_results_are_not() -> None:
+    outbox = Outbox(InlineDatabase(memory_connection(OUTBOX)), lambda: 5, tasks_max=3)
+    await outbox.put_submits([spec(1), spec(2)])
+    with pytest.raises(QueueFull, match="at most 3 tasks are kept"):
+        await outbox.put_submits([spec(3), spec(4)])
+    assert await outbox.count_submits() == 2
+    await outbox.put_submits([spec(3)])
+    await outbox.put_results([outcome(number) for number in range(5)], "boot1")
+    assert await outbox.count() == 8

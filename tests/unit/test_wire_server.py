@@ -15,6 +15,7 @@ from meshq.core.requests import Answer, Request
 from meshq.errors import ConfigError, Conflict
 from meshq.wire.http import build_app
 from meshq.wire.server import Server, socket_path
+from tests.unit.serving import serving
 from tests.unit.wire_service import DictService
 
 
@@ -29,14 +30,10 @@ async def healthy(url: str, connector: aiohttp.BaseConnector | None = None) -> b
 
 
 async def test_no_host_means_all_addresses() -> None:
-    listening = server(port=0)
-    await listening.start()
-    try:
+    async with serving(server(port=0)) as listening:
         assert await healthy(f"http://127.0.0.1:{listening.port}")
         if socket.has_dualstack_ipv6():
             assert await healthy(f"http://[::1]:{listening.port}")
-    finally:
-        await listening.close()
     with pytest.raises(aiohttp.ClientConnectionError):
         await healthy(f"http://127.0.0.1:{listening.port}")
 
@@ -63,15 +60,13 @@ async def test_the_unix_socket_is_its_owners_alone_and_goes_with_the_daemon(tmp_
     path = tmp_path / "deeper" / "meshq.sock"
     mask = os.umask(0)
     try:
-        listening = server(unix_path=path)
-        await listening.start()
+        async with serving(server(unix_path=path)):
+            mode = path.stat().st_mode
+            assert stat.S_ISSOCK(mode)
+            assert stat.S_IMODE(mode) == 0o600
+            assert await healthy("http://meshq", aiohttp.UnixConnector(str(path)))
     finally:
         os.umask(mask)
-    mode = path.stat().st_mode
-    assert stat.S_ISSOCK(mode)
-    assert stat.S_IMODE(mode) == 0o600
-    assert await healthy("http://meshq", aiohttp.UnixConnector(str(path)))
-    await listening.close()
     assert not path.exists()
 
 
@@ -80,20 +75,16 @@ async def test_a_dead_daemons_socket_is_replaced(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(path))
     assert path.exists()
-    listening = server(unix_path=path)
-    await listening.start()
-    assert await healthy("http://meshq", aiohttp.UnixConnector(str(path)))
-    await listening.close()
+    async with serving(server(unix_path=path)):
+        assert await healthy("http://meshq", aiohttp.UnixConnector(str(path)))
 
 
 async def test_a_living_daemons_socket_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "meshq.sock"
-    first = server(unix_path=path)
-    await first.start()
-    with pytest.raises(Conflict, match="another daemon"):
-        await server(unix_path=path).start()
-    assert await healthy("http://meshq", aiohttp.UnixConnector(str(path)))
-    await first.close()
+    async with serving(server(unix_path=path)):
+        with pytest.raises(Conflict, match="another daemon"):
+            await server(unix_path=path).start()
+        assert await healthy("http://meshq", aiohttp.UnixConnector(str(path)))
 
 
 async def test_a_file_in_the_sockets_place_is_left_alone(tmp_path: Path) -> None:
@@ -127,8 +118,7 @@ async def test_a_request_that_runs_at_the_end_gets_its_answer() -> None:
 
     app = build_app(Slow(), None, new_id=lambda: "0" * 32, wall_ms=lambda: 0, body_bytes_max=1000)
     listening = Server(app, host="127.0.0.1", port=0, unix_path=None, grace_s=5)
-    await listening.start()
-    async with asyncio.TaskGroup() as group:
+    async with serving(listening), asyncio.TaskGroup() as group:
         answer = group.create_task(healthy(f"http://127.0.0.1:{listening.port}"))
         await started.wait()
         closing = group.create_task(listening.close())

@@ -69,14 +69,16 @@ class Node:
         self._group = asyncio.TaskGroup()
         await self._group.__aenter__()
         self._run = self._group.create_task(self.links.run())
+        self._door = self._group.create_task(self.server.run())
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self._run.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._run
-        await self._group.__aexit__(None, None, None)
         await self.server.close()
+        self._door.cancel()
+        await self._group.__aexit__(None, None, None)
 
 
 async def connect(a: Node, b: Node) -> None:

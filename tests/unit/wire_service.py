@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from meshq.core import reports
+from meshq.core import access, reports
 from meshq.core import requests as ask
 from meshq.core.messages import Done
 from meshq.core.task import FINISHED
@@ -22,9 +22,14 @@ class DictService:
         self.specs: dict[str, ask.TaskSpec] = {}
         self.views: dict[str, reports.TaskView] = {}
         self.seen: list[tuple[ask.Request, bool]] = []
+        self.admitted: list[tuple[str, type]] = []
         self.leaderless = False
         self.broken: BaseException | None = None
         self.stopped = False
+
+    async def admit(self, owner: str, kind: type) -> None:
+        self.admitted.append((owner, kind))
+        access.check(kind, owner)
 
     async def call(self, request: ask.Request, *, local: bool) -> ask.Answer:
         self.seen.append((request, local))
@@ -36,6 +41,10 @@ class DictService:
             ask.Cancel: self._cancel, ask.Retry: self._retry, ask.Stop: self._stop,
             ask.Heartbeat: lambda _: ask.HeartbeatAnswer(epoch=3, tell=True),
             ask.Recover: lambda _: Done(), ask.Forget: lambda _: Done(), ask.TaskStoryQuery: self._task_story,
+            ask.CredentialAdd: lambda _: Done(), ask.CredentialRevoke: lambda _: Done(),
+            ask.CredentialsQuery: lambda _: reports.Credentials(
+                credentials=(reports.CredentialView(name="bob", issued_ms=1),)
+            ),
             ask.ClusterStoryQuery: lambda _: self._cluster_story(), ask.StatusQuery: lambda _: self._status(),
             ask.StatsQuery: lambda _: reports.Stats(node=NODE, boot="b", uptime_s=1.5, counters={"late_answer": 2}),
             ask.HealthQuery: lambda _: reports.Health(

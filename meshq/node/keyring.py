@@ -1,0 +1,159 @@
+"""The keys of this node: where they come from, how it proves itself with them, and how they are changed.
+
+While a key is being changed, every node holds the old one, which it shows, and the next one, which it accepts as well.
+Who has the next one offers it in each hello, and who has dropped the old one says so there: that is all that is needed
+for a change to reach everybody who is up, or comes back in time, whoever leads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from meshq.config import Config
+from meshq.core import ids, keys
+from meshq.core.keys import Key
+from meshq.errors import BadKey, ConfigError, Conflict
+from meshq.node import journal
+from meshq.store import keyfile
+from meshq.store.keyfile import Held
+from meshq.wire import security
+from meshq.wire.security import Contexts
+
+
+class Keyring:
+    """The keys of one daemon; none in a cluster that has none.
+
+    Args:
+        data_dir: Where they are kept.
+        held: What is there.
+        made: Whether the key was made just now.
+    """
+
+    def __init__(self, data_dir: Path, held: Held, *, made: bool = False) -> None:
+        self.held = held
+        self.made = made
+        self.on_drop: Callable[[], None] = lambda: None  # whoever proved the old key has to prove the new one
+        self._data_dir = data_dir
+        self._contexts: tuple[str, tuple[Key, ...], Contexts] | None = None
+
+    @property
+    def secured(self) -> bool:
+        """Whether this node talks only to those who prove that they hold the key."""
+        return bool(self.held.keys)
+
+    def names(self) -> tuple[str, ...]:
+        """The names of the keys that it accepts."""
+        return tuple(key.name for key in self.held.keys)
+
+    def clusters(self, cluster: str) -> tuple[str, ...]:
+        """What stands in announcements for a cluster of this name: what this node announces, and what it accepts."""
+        if not self.secured:
+            return (ids.cluster_hash(cluster),)
+        return tuple(security.cluster_hash(key, cluster) for key in self.held.keys)
+
+    def contexts(self, node: str) -> Contexts:
+        """How this node proves itself at present."""
+        known = self._contexts
+        if known is None or known[:2] != (node, self.held.keys):
+            known = self._contexts = (node, self.held.keys, security.contexts_of(self.held.keys, node))
+        return known[2]
+
+    # -- changing the key --------------------------------------------------------------------------------
+
+    @property
+    def offered(self) -> str:
+        """The next key, while it is being changed; empty otherwise."""
+        return self.held.keys[1].text if len(self.held.keys) > 1 else ""
+
+    def rotate(self, made: Key) -> None:
+        """Begins to change the key.
+
+        Raises:
+            Conflict: There is none, or it is being changed already.
+            StoreError: It can't be written.
+        """
+        if not self.secured:
+            raise Conflict("this cluster has no key: stop its machines, and start them without --insecure")
+        if self.offered:
+            raise Conflict("the key is being changed already: end that first, with: meshq key finish")
+        self._keep(Held((*self.held.keys, made), self.held.dropped))
+
+    def finish(self) -> None:
+        """Drops the old key: from now on only the next one opens anything.
+
+        Raises:
+            Conflict: It is not being changed.
+            StoreError: It can't be written.
+        """
+        if not self.offered:
+            raise Conflict("the key is not being changed; begin with: meshq key rotate")
+        old, *rest = self.held.keys
+        self._keep(Held(tuple(rest), (*self.held.dropped, old.name)))
+        journal.tell("key_changed", f"the old key {old.name} is dropped; only the new one is accepted now")
+        self.on_drop()
+
+    def learn(self, offered: str, dropped: tuple[str, ...]) -> None:
+        """What another node of this cluster says of a change.
+
+        Raises:
+            StoreError: It can't be written; the next hello says it again.
+        """
+        if offered and self.secured:
+            self._accept(offered)
+        if self.offered and self.held.keys[0].name in dropped:
+            self.finish()
+
+    def _accept(self, offered: str) -> None:
+        try:
+            key = keys.parse(offered)
+        except BadKey:
+            return  # of a later version, perhaps
+        if key in self.held.keys or key.name in self.held.dropped:
+            return
+        shown, *rest = self.held.keys
+        # Two that were made at the same time: all agree on one of them.
+        if not rest or key.name < rest[0].name:
+            self._keep(Held((shown, key), self.held.dropped))
+            journal.tell("key_offered", f"the cluster's key is being changed: {key.name} is accepted, too")
+
+    def _keep(self, held: Held) -> None:
+        keyfile.write(self._data_dir, held)
+        self.held = held
+
+
+def take(config: Config, data_dir: Path, random_bits: Callable[[int], int]) -> Keyring:
+    """The keys of the daemon with this data directory; one that was given is kept there, and one is made if need be.
+
+    Args:
+        config: May give a key, or say that there is to be none.
+        data_dir: Is there.
+        random_bits: That many random bits, out of a source that nobody can guess.
+
+    Raises:
+        BadKey: What was given is no key.
+        ConfigError: There is to be no key, and there is one.
+        StoreError: The file can't be read or written; with the path.
+    """
+    held = keyfile.read(data_dir)
+    if config.insecure:
+        if config.key or held.keys:
+            where = "a key is given" if config.key else f"{data_dir / keyfile.KEY_FILE} holds one"
+            raise ConfigError(f"--insecure means that there is no key, but {where}: leave one of the two away")
+        return Keyring(data_dir, held)
+    if config.key:
+        given = keys.parse(config.key)
+        if given not in held.keys and given.name not in held.dropped:
+            held = Held((given,))
+            keyfile.write(data_dir, held)
+        return Keyring(data_dir, held)
+    if held.keys:
+        return Keyring(data_dir, held)
+    held = Held((make(random_bits),))
+    keyfile.write(data_dir, held)
+    return Keyring(data_dir, held, made=True)
+
+
+def make(random_bits: Callable[[int], int]) -> Key:
+    """A new key."""
+    return Key(random_bits(8 * keys.SECRET_BYTES).to_bytes(keys.SECRET_BYTES, "big"))

@@ -1,0 +1,5 @@
+-- Tasks that were submitted with a credential, and not with the cluster's key, belong to it.
+
+ALTER TABLE tasks ADD COLUMN owner TEXT NOT NULL DEFAULT '';
+
+CREATE INDEX tasks_owner ON tasks (owner, id) WHERE owner <> '';

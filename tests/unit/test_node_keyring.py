@@ -1,0 +1,158 @@
+"""A node's keys: where they come from, and how they are changed without anybody being shut out."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meshq.config import Config
+from meshq.core.keys import Key
+from meshq.errors import BadKey, ConfigError, Conflict, StoreError
+from meshq.node import keyring
+from meshq.node.keyring import Keyring
+from meshq.store import keyfile
+from meshq.store.keyfile import Held
+
+OLD, NEW, OTHER = (Key(bytes([number]) * 20) for number in (1, 2, 3))
+BITS = random.Random(4).getrandbits
+
+
+def take(folder: Path, **settings: Any) -> Keyring:
+    return keyring.take(Config(**settings), folder, BITS)
+
+
+def holding(folder: Path, *keys: Key, dropped: tuple[str, ...] = ()) -> Keyring:
+    folder.mkdir(exist_ok=True)
+    keyfile.write(folder, Held(keys, dropped))
+    return Keyring(folder, keyfile.read(folder))
+
+
+def hear(one: Keyring, other: Keyring) -> None:
+    """One hears the other's hello."""
+    one.learn(other.offered, other.held.dropped)
+
+
+# -- where they come from --------------------------------------------------------------------------------
+
+
+def test_the_first_start_makes_a_key_and_the_second_finds_it(tmp_path: Path) -> None:
+    first = take(tmp_path)
+    assert first.made
+    assert first.secured
+    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o600
+    again = take(tmp_path)
+    assert (again.held, again.made) == (first.held, False)
+    assert take(tmp_path, key=first.held.keys[0].text).held == first.held
+
+
+def test_a_key_that_is_given_is_kept_in_place_of_another(tmp_path: Path) -> None:
+    take(tmp_path)
+    assert take(tmp_path, key=OLD.text.upper()).held == Held((OLD,))
+    assert take(tmp_path).held == Held((OLD,))
+
+
+def test_what_is_no_key_changes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(BadKey):
+        take(tmp_path, key="mq1-")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_key_nothing_is_secured_and_with_one_that_is_refused(tmp_path: Path) -> None:
+    assert not take(tmp_path, insecure=True).secured
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ConfigError, match="a key is given"):
+        take(tmp_path, insecure=True, key=OLD.text)
+    holding(tmp_path, OLD)
+    with pytest.raises(ConfigError, match="key holds one: leave one of the two away"):
+        take(tmp_path, insecure=True)
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "why"),
+    [
+        ("", 0o600, "holds no key"),
+        ("dropped abcd\n", 0o600, "holds no key"),
+        ("mq1-abcd\n", 0o600, "a part is missing; give the key anew with: meshq up --key KEY"),
+        (OLD.text, 0o640, "others may read the key .mode 640.; take that away with: chmod 600"),
+    ],
+)
+def test_a_file_that_is_not_right_is_named_with_what_to_do(tmp_path: Path, content: str, mode: int, why: str) -> None:
+    path = tmp_path / "key"
+    path.write_text(content)
+    path.chmod(mode)
+    with pytest.raises(StoreError, match=f"{path}: .*{why}"):
+        take(tmp_path)
+
+
+# -- changing it -----------------------------------------------------------------------------------------
+
+
+def test_a_change_reaches_everybody_by_hellos_and_ends_when_one_ends_it(tmp_path: Path) -> None:
+    a, b, c = (holding(tmp_path / name, OLD) for name in "abc")
+    a.rotate(NEW)
+    assert a.held.keys == (OLD, NEW), "the old key is shown until all know the new one"
+    hear(b, a)
+    hear(c, b)
+    assert b.held == c.held == a.held
+    dropped: list[str] = []
+    c.on_drop = lambda: dropped.append("c")
+    b.finish()
+    hear(c, b)
+    hear(c, b)
+    assert (c.held, dropped) == (Held((NEW,), (OLD.name,)), ["c"])
+    hear(a, c)
+    assert a.held == b.held == c.held
+    assert keyfile.read(tmp_path / "a") == a.held, "it is on disk"
+
+
+def test_one_that_slept_through_the_end_learns_it_and_one_that_slept_through_all_does_not(tmp_path: Path) -> None:
+    done = holding(tmp_path / "a", NEW, dropped=(OLD.name,))
+    late, absent = holding(tmp_path / "b", OLD, NEW), holding(tmp_path / "c", OLD)
+    hear(late, done)
+    assert late.held.keys == (NEW,)
+    hear(absent, done)
+    assert absent.held.keys == (OLD,), "nobody offers a key that is not being changed to"
+
+
+def test_a_key_that_was_dropped_does_not_come_back(tmp_path: Path) -> None:
+    done, late = holding(tmp_path / "a", NEW, dropped=(OLD.name,)), holding(tmp_path / "b", NEW, OLD)
+    hear(done, late)
+    assert done.held.keys == (NEW,)
+
+
+def test_of_two_changes_at_the_same_time_one_stays(tmp_path: Path) -> None:
+    a, b = holding(tmp_path / "a", OLD), holding(tmp_path / "b", OLD)
+    a.rotate(NEW)
+    b.rotate(OTHER)
+    hear(a, b)
+    hear(b, a)
+    hear(a, b)
+    assert a.held == b.held
+
+
+def test_what_can_not_be_done_is_refused(tmp_path: Path) -> None:
+    ring = holding(tmp_path, OLD)
+    with pytest.raises(Conflict, match="begin with: meshq key rotate"):
+        ring.finish()
+    ring.rotate(NEW)
+    with pytest.raises(Conflict, match="end that first, with: meshq key finish"):
+        ring.rotate(OTHER)
+    with pytest.raises(Conflict, match="without --insecure"):
+        Keyring(tmp_path, Held()).rotate(NEW)
+    ring.learn("mq9-of a later version", ())
+    assert ring.held.keys == (OLD, NEW)
+
+
+def test_the_announcement_changes_with_the_key_that_is_shown(tmp_path: Path) -> None:
+    ring = holding(tmp_path, OLD)
+    (before,) = ring.clusters("meshq")
+    ring.rotate(NEW)
+    assert ring.clusters("meshq")[0] == before, "those that know the old one only still find it"
+    after = ring.clusters("meshq")[1]
+    ring.finish()
+    assert ring.clusters("meshq") == (after,)
+    assert ring.clusters("lab") != (after,)
+    assert OLD.text not in before
