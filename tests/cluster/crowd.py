@@ -4,17 +4,20 @@
 
 Three machines run a stream of short tasks; how many they finish in a second is measured while nobody disturbs them,
 and again while strangers call from a fourth machine: 2,000 that say nothing and 200 that say one byte of a TLS hello
-each second, all of which call again when they are dropped.
+each second, all of which call again when they are dropped. With `--again-s 0` they do so at once: then it is a flood of
+calls rather than a crowd. The strangers need processor time of the same machine, so that is told, too.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import statistics
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,6 +115,11 @@ class Bystanders:
     ) -> None:
         self._process.kill9()
 
+    @property
+    def pid(self) -> int:
+        """Their process."""
+        return self._process.pid
+
     def now(self) -> dict[str, Any]:
         """What they said last: how many are `connected`, and how many `connections` there were so far."""
         assert self._process.alive(), self._process.tail()
@@ -127,9 +135,11 @@ class Figures:
         tasks_per_s: How many tasks were finished in a second.
         leaderships: Who led, in which epoch, in the order seen; None for nobody.
         pss_mib: The memory of the leader's process at the end, its share of what is shared counted.
+        leader_cpu: How much of one processor the leader's process had.
     """
 
     tasks_per_s: float
+    leader_cpu: float
     leaderships: list[tuple[str | None, int]]
     pss_mib: float
 
@@ -141,6 +151,7 @@ def watch(cluster: Cluster, seconds: float) -> Figures:
     leader = cluster.daemon(
         cluster.wait_status(asked, lambda status: status["leader"], 10, "there is a leader")["leader"]
     )
+    begun_cpu_s = cpu_s(leader.pid)
     begun_s, begun = _done(leader)
     while time.monotonic() < begun_s + seconds:
         time.sleep(LOOK_S)
@@ -149,8 +160,12 @@ def watch(cluster: Cluster, seconds: float) -> Figures:
         if status and (not leaderships or leaderships[-1] != seen):
             leaderships.append(seen)
     ended_s, ended = _done(leader)
+    taken_s = ended_s - begun_s
     return Figures(
-        tasks_per_s=(ended - begun) / (ended_s - begun_s), leaderships=leaderships, pss_mib=pss_mib(leader.pid)
+        tasks_per_s=(ended - begun) / taken_s,
+        leader_cpu=(cpu_s(leader.pid) - begun_cpu_s) / taken_s,
+        leaderships=leaderships,
+        pss_mib=pss_mib(leader.pid),
     )
 
 
@@ -169,8 +184,38 @@ def pss_mib(pid: int) -> float:
     raise AssertionError(f"no Pss of {pid}")
 
 
-def measure(given: argparse.Namespace) -> str:
-    """Both figures, as a table."""
+def cpu_s(pid: int) -> float:
+    """The processor time that a process has had."""
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What was seen without strangers and then among them; `strangers` says what these did."""
+
+    alone: Figures
+    among: Figures
+    strangers: str
+
+
+def one_round(cluster: Cluster, directory: Path, given: argparse.Namespace) -> Round:
+    """Both figures, one after the other."""
+    alone = watch(cluster, given.seconds)
+    with Bystanders(cluster, 3, directory, idle=given.idle, slow=given.slow, again_s=given.again_s) as crowd:
+        before, before_cpu_s, begun_s = crowd.now()["connections"], cpu_s(crowd.pid), time.monotonic()
+        among = watch(cluster, given.seconds)
+        taken_s, last = time.monotonic() - begun_s, crowd.now()
+        strangers = (
+            f"{last['connected']} connected at the end, {(last['connections'] - before) / taken_s:.0f} calls a second, "
+            f"for which they had {(cpu_s(crowd.pid) - before_cpu_s) / taken_s:.2f} of a processor"
+        )
+    return Round(alone, among, strangers)
+
+
+def measure(given: argparse.Namespace) -> list[Round]:
+    """So many rounds on one cluster."""
+    rounds = []
     with ExitStack() as stack:
         net = stack.enter_context(Net(4))
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="meshq-crowd-")))
@@ -181,26 +226,37 @@ def measure(given: argparse.Namespace) -> str:
         wait_whole(cluster)
         stack.enter_context(Stream(cluster.daemons[1], given.task_ms / 1000))
         time.sleep(WARM_S)
-        before = watch(cluster, given.seconds)
-        crowd = stack.enter_context(
-            Bystanders(cluster, 3, directory, idle=given.idle, slow=given.slow, again_s=given.again_s)
-        )
-        calls, begun_s = crowd.now()["connections"], time.monotonic()
-        during = watch(cluster, given.seconds)
-        calls_per_s = (crowd.now()["connections"] - calls) / (time.monotonic() - begun_s)
-        connected = crowd.now()["connected"]
-    changes = len({*before.leaderships, *during.leaderships}) - 1
+        for number in range(given.rounds):
+            log = directory / f"round{number}"
+            log.mkdir()
+            rounds.append(one_round(cluster, log, given))
+            alone, among = rounds[-1].alone.tasks_per_s, rounds[-1].among.tasks_per_s
+            print(f"round {number + 1}: {alone:.0f} and {among:.0f} tasks a second, {among / alone:.2f}; strangers: "
+                  f"{rounds[-1].strangers}", file=sys.stderr, flush=True)  # fmt: skip
+    return rounds
+
+
+def table(rounds: Sequence[Round]) -> str:
+    """The medians, and what became of the leadership."""
+    leaderships = [seen for each in rounds for seen in (*each.alone.leaderships, *each.among.leaderships)]
+    # A process keeps what it once had: before the first strangers, and the most among them.
+    pss = (rounds[0].alone.pss_mib, max(each.among.pss_mib for each in rounds))
     lines = [
-        f"{given.idle} idle and {given.slow} slow strangers; {connected} connected at the end, {calls_per_s:.0f} calls "
-        "a second",
-        f"{'tasks a second, alone':<36} {before.tasks_per_s:>9.1f}",
-        f"{'tasks a second, among strangers':<36} {during.tasks_per_s:>9.1f}",
-        f"{'ratio':<36} {during.tasks_per_s / before.tasks_per_s:>9.2f}",
-        f"{'changes of the leader':<36} {changes:>9}",
-        f"{'epoch before and after':<36} {before.leaderships[0][1]:>4} {during.leaderships[-1][1]:>4}",
-        f"{'memory of the leader (PSS, MiB)':<36} {before.pss_mib:>9.1f} {during.pss_mib:>9.1f}",
+        f"{'medians of ' + str(len(rounds)) + ' rounds':<36} {'alone':>9} {'among them':>11} {'ratio':>7}",
+        _line("tasks a second", rounds, lambda figures: figures.tasks_per_s),
+        _line("processor of the leader", rounds, lambda figures: figures.leader_cpu),
+        f"{'memory of the leader (PSS, MiB)':<36} {pss[0]:>9.2f} {pss[1]:>11.2f} {pss[1] / pss[0]:>7.2f}",
+        f"{'epoch, before and after':<36} {leaderships[0][1]:>9} {leaderships[-1][1]:>11}",
+        f"{'changes of the leader':<36} {len(set(leaderships)) - 1:>21}",
     ]
     return "\n".join(lines)
+
+
+def _line(title: str, rounds: Sequence[Round], figure: Callable[[Figures], float]) -> str:
+    alone = statistics.median(figure(each.alone) for each in rounds)
+    among = statistics.median(figure(each.among) for each in rounds)
+    ratio = statistics.median(figure(each.among) / figure(each.alone) for each in rounds)
+    return f"{title:<36} {alone:>9.2f} {among:>11.2f} {ratio:>7.2f}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -208,14 +264,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Throughput of a cluster alone, and among strangers.")
     parser.add_argument("--idle", type=int, default=2000, help="strangers that say nothing (2000)")
     parser.add_argument("--slow", type=int, default=200, help="strangers that say a byte a second (200)")
-    parser.add_argument("--again-s", type=float, default=0.0, help="seconds until one calls again (0)")
+    parser.add_argument("--again-s", type=float, default=1.0, help="seconds until one that is dropped calls again (1)")
+    parser.add_argument("--rounds", type=int, default=3, help="how often both are measured, in turns (3)")
     parser.add_argument("--seconds", type=float, default=20, help="how long each figure is measured (20)")
     parser.add_argument("--task-ms", type=float, default=0, help="how long a task runs (0: it only answers)")
     given = parser.parse_args(argv)
     if trouble := why_not():
         print(f"crowd: {trouble}", file=sys.stderr)
         return 2
-    print(measure(given))
+    print(table(measure(given)))
     return 0
 
 
