@@ -17,7 +17,7 @@ import platformdirs
 
 from meshq.cli import output
 from meshq.errors import BadKey, ConfigError
-from meshq.wire.server import socket_path
+from meshq.wire.unix import socket_path
 
 R = TypeVar("R")
 

@@ -91,9 +91,8 @@ def _read(text: str, where: str = "") -> keys.Key:
 
 
 def _of_keys(held: Sequence[keys.Key], source: str) -> Proof:
-    # While the key is being changed, a node takes both; afterwards only the second.
-    passports = [security.passport([key, *(other for other in held if other != key)], HOLDER) for key in held]
-    return Proof(source, None, _issuers(passports[0]), tuple(map(_context, passports)))
+    own = security.passports(held, HOLDER)
+    return Proof(source, None, _issuers(own[0]), tuple(map(_context, own)))
 
 
 def _of_credential(text: str) -> Proof:

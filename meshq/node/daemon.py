@@ -34,7 +34,8 @@ from meshq.store.keyfile import Held
 from meshq.wire.handshake import Identity
 from meshq.wire.http import build_app
 from meshq.wire.link import Links
-from meshq.wire.server import Server, socket_path
+from meshq.wire.server import Server
+from meshq.wire.unix import socket_path
 from meshq.worker.bounds import Bounds
 from meshq.worker.pool import ChildPool
 

@@ -143,9 +143,7 @@ async def _visit(patient: Patient, clock: Clock, address: str, own: set[str]) ->
         return Finding(what=address, well=False, text=error.message)
     if trouble := await _knock(host, port):
         return Finding(what=address, well=False, text=trouble)
-    contexts: list[ssl.SSLContext | None] = [
-        security.client_context(security.passport([key, *patient.keys], HOLDER)) for key in patient.keys
-    ]
+    contexts: list[ssl.SSLContext | None] = [*map(security.client_context, security.passports(patient.keys, HOLDER))]
     trouble = ""
     for context in contexts or [None]:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=CONNECT_S)) as session:

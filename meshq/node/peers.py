@@ -215,9 +215,9 @@ class Peers:
 
     def came_home(self) -> set[str]:
         """The clusters that live nodes of this one came from, this one too, of which enough have brought their rows."""
-        ours, home = self._replicator.roster.genesis, self._replicator.is_home
-        hellos = {node: hello for node in self.book if (hello := self.hello_of(node)) is not None}
-        told = [hello for node, hello in hellos.items() if hello.roster.genesis == ours and home(node)]
+        ours = self._replicator.roster.genesis
+        home = [hello for node in self.book if self._replicator.is_home(node) and (hello := self.hello_of(node))]
+        told = [hello for hello in home if hello.roster.genesis == ours]
         needed: dict[str, list[int]] = {}
         for hello in (self._describe(), *told):
             for genesis, count in hello.dissolved.items():

@@ -163,6 +163,14 @@ def passport(keys: Sequence[Key], subject: Subject) -> Passport:
     return Passport(certificate, private, tuple(authority.certificate for authority in authorities))
 
 
+def passports(keys: Sequence[Key], subject: Subject) -> list[Passport]:
+    """One for each key, of that key's authority; each believes those of all.
+
+    While a key is being changed, some take both, and afterwards only the second is believed.
+    """
+    return [passport([key, *(other for other in keys if other != key)], subject) for key in keys]
+
+
 @dataclass(frozen=True, slots=True)
 class Credential:
     """What somebody without the key submits with: a certificate that names it, and its private key.
@@ -282,8 +290,8 @@ class Contexts:
 
 def contexts_of(keys: Sequence[Key], node: str) -> Contexts:
     """Those of a node that holds these keys, at least one; it shows the first to those who call it."""
-    passports = [passport([key, *(other for other in keys if other != key)], Subject(Role.NODE, node)) for key in keys]
-    return Contexts(server_context(passports[0]), tuple(map(client_context, passports)))
+    own = passports(keys, Subject(Role.NODE, node))
+    return Contexts(server_context(own[0]), tuple(map(client_context, own)))
 
 
 def _context(protocol: Any, own: Passport) -> ssl.SSLContext:
@@ -340,9 +348,15 @@ def is_distrust(error: BaseException) -> bool:
 
     The side that is called judges last. It hangs up then, often before its reason has left.
     """
+    return (
+        cause_of(error, ssl.SSLError, aiohttp.ServerDisconnectedError, ConnectionResetError, BrokenPipeError)
+        is not None
+    )
+
+
+def cause_of(error: BaseException, *kinds: type[Exception]) -> BaseException | None:
+    """What of these kinds an error was raised for, itself perhaps; None where there is nothing of them."""
     known: BaseException | None = error
-    while known is not None:
-        if isinstance(known, (ssl.SSLError, aiohttp.ServerDisconnectedError, ConnectionResetError, BrokenPipeError)):
-            return True
+    while known is not None and not isinstance(known, kinds):
         known = getattr(known, "os_error", None) or known.__cause__
-    return False
+    return known

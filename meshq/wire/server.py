@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import hashlib
 import logging
 import os
 import resource
@@ -24,51 +23,19 @@ from meshq.wire.doorman import Doorman, Inside
 from meshq.wire.http import GATE
 from meshq.wire.lines import FewLines
 from meshq.wire.shares import Share
+from meshq.wire.unix import SOCKET_NAME
 
 log = logging.getLogger(__name__)
 # What aiohttp says, which is mostly that a caller speaks no HTTP.
 _http_log = logging.getLogger("meshq.http")
 _http_log.addFilter(FewLines())
 
-SOCKET_NAME: Final = "meshq.sock"
-# The kernel's limit is 108 bytes on Linux and 104 on macOS, the final zero included.
-SOCKET_PATH_BYTES_MAX: Final = 100
 # A connection whose request was answered before its body came is read on so long, so that the answer arrives.
 LINGER_S: Final = 2.0
 # What a node needs beside connections: databases, children, links of its own.
 _OTHER_FILES: Final = 1024
 _BACKLOG: Final = 1024
 _MODE_MASK: Final = 0o177
-
-
-def socket_path(data_dir: Path) -> Path:
-    """The Unix socket of the daemon that has this data directory; the same for the daemon and for whoever calls it.
-
-    It is in the data directory, unless its path there is too long: then in the user's runtime directory, or in /tmp
-    where there is none. The environments of the two may differ (a service has no `XDG_RUNTIME_DIR`), so a socket that
-    is there already is found in all of these places.
-    """
-    whole = data_dir.expanduser().resolve()
-    path = whole / SOCKET_NAME
-    if _short_enough(path):
-        return path
-    name = hashlib.sha256(os.fsencode(whole)).hexdigest()[:16] + ".sock"
-    paths = [folder / name for folder in _runtime_folders() if _short_enough(folder / name)]
-    return next(filter(_is_mine, paths), paths[0])
-
-
-def _runtime_folders() -> list[Path]:
-    uid = os.getuid()
-    roots = [Path(root) for root in (os.environ.get("XDG_RUNTIME_DIR"), f"/run/user/{uid}") if root]
-    usable = [root / "meshq" for root in roots if root.is_absolute() and os.access(root, os.W_OK | os.X_OK)]
-    return [*usable, Path(f"/tmp/meshq-{uid}")]
-
-
-def _is_mine(path: Path) -> bool:
-    try:
-        return path.is_socket() and path.parent.stat().st_uid == os.getuid()
-    except OSError:
-        return False
 
 
 class Server:
@@ -193,10 +160,6 @@ def _raise_file_limit() -> None:
         # Without more of them, fewer callers get in at once.
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
-def _short_enough(path: Path) -> bool:
-    return len(os.fsencode(path)) <= SOCKET_PATH_BYTES_MAX
 
 
 def _tcp_socket(host: str, port: int) -> socket.socket:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from meshq.core.keys import Key
-from meshq.wire.server import socket_path
+from meshq.wire.unix import socket_path
 from tests.cluster.net import Net
 from tests.cluster.trees import descendants, freeze, runs, thaw
 

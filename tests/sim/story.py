@@ -155,6 +155,20 @@ def is_whole(world: SimWorld) -> bool:
     return world.is_one_cluster() and world.reigns(world.nodes[0])
 
 
+async def gives_up(world: SimWorld) -> None:
+    """The first of three leads and can commit nothing: once there is something to commit it resigns; another leads."""
+    first, second, third = world.nodes
+    await asyncio.sleep(10.0)
+    assert world.leaders() == [first], "with nothing to commit there is nothing to resign for"
+    since = world.loop.time()
+    spec = world.spec()
+    submitting = begin(world, first, lambda node: node.gateway.call(ask.Submit(tasks=(spec,))))
+    await world.until("it gives up", lambda: world.leaders() == [])
+    assert 4.99 <= world.loop.time() - since < 6.5
+    await submitting
+    await world.until("another leads", lambda: world.reigns(second) or world.reigns(third))
+
+
 async def all_done(world: SimWorld, *tasks: str, within_s: float = 60.0) -> None:
     """Waits until every machine has these tasks, done."""
     here = [machine for machine in world.machines.values() if not machine.gone]

@@ -23,7 +23,8 @@ from meshq.core.task import FINISHED
 from meshq.errors import Ambiguous, BadArguments, MeshqError, NotFound, UnknownTask
 from meshq.wire import values
 from meshq.wire.http import build_app
-from meshq.wire.server import Server, socket_path
+from meshq.wire.server import Server
+from meshq.wire.unix import socket_path
 from tests.unit.serving import serving
 
 ERROR = {"type": "ValueError", "message": "boom", "traceback": "Traceback (most recent call last):\n  in the_function"}

@@ -19,7 +19,7 @@ from meshq.node.daemon import Daemon
 from meshq.store.files import QUEUE_FILE
 from meshq.wire import security
 from meshq.wire.security import HOLDER, Role, Subject
-from meshq.wire.server import socket_path
+from meshq.wire.unix import socket_path
 
 KEY = Key(bytes(range(20)))
 START_S = 30.0

@@ -17,7 +17,7 @@ import pytest
 from meshq.core import reports
 from meshq.core import requests as ask
 from meshq.errors import NoLeader, QueueFull, Stopping
-from meshq.wire.server import socket_path
+from meshq.wire.unix import socket_path
 from tests.unit.cli_process import meshq, one_line, start
 from tests.unit.client_twin import NODE, Twin
 

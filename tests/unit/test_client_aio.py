@@ -34,7 +34,7 @@ from meshq.errors import (
     WaitTimeout,
 )
 from meshq.wire import values
-from meshq.wire.server import socket_path
+from meshq.wire.unix import socket_path
 from tests.unit.client_twin import ERROR, Twin
 
 

@@ -54,6 +54,12 @@ def test_a_key_that_is_given_is_kept_in_place_of_another(tmp_path: Path) -> None
     assert take(tmp_path).held == Held((OLD,))
 
 
+def test_a_key_that_was_dropped_is_not_taken_again(tmp_path: Path) -> None:
+    # It stands in a unit or an environment still that somebody forgot.
+    done = holding(tmp_path, NEW, dropped=(OLD.name,))
+    assert take(tmp_path, key=OLD.text).held == done.held == keyfile.read(tmp_path)
+
+
 def test_what_is_no_key_changes_nothing(tmp_path: Path) -> None:
     with pytest.raises(BadKey):
         take(tmp_path, key="mq1-")

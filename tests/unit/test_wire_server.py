@@ -14,7 +14,8 @@ import pytest
 from meshq.core.requests import Answer, Request
 from meshq.errors import ConfigError, Conflict
 from meshq.wire.http import build_app
-from meshq.wire.server import Server, socket_path
+from meshq.wire.server import Server
+from meshq.wire.unix import socket_path
 from tests.unit.serving import serving
 from tests.unit.wire_service import DictService
 
