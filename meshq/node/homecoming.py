@@ -73,9 +73,8 @@ class Homecoming:
             at_ms=at_ms, node=node, merged=merged, twice=tally.twice, differed=tally.differed, held=tally.held
         )
         journal.tell("merged", told(found, self._peers.name_of(node)), node=node, tasks=merged)
-        if not self._term.split:
-            key = f"{at_ms:013d}-{short(node)}"
-            await self._replicator.write(self._term, lambda conn, pen: feed.write_report(conn, pen, found, key))
+        key = f"{at_ms:013d}-{short(node)}"
+        await self._replicator.write(self._term, lambda conn, pen: feed.write_report(conn, pen, found, key))
 
 
 def told(report: MergeReport, name: str) -> str:

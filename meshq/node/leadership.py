@@ -157,6 +157,8 @@ class Leadership:
                 if apart:
                     self._came_home.append((node, tally))
                     self._comes_home.notify()
+            # Also the one that this node wrote itself while its last leadership ended.
+            await replicator.reload_roster()
         except MeshqError as error:
             self._counters.add("gather_failed", f"{node}: {error}")
             self._elector.tell(GatherFailed(epoch, node))

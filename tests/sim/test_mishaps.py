@@ -9,13 +9,14 @@ from dataclasses import replace
 import pytest
 
 from meshq.core.messages import Pull, Rows
-from meshq.core.requests import ClusterStoryQuery, Recover
+from meshq.core.requests import ClusterStoryQuery, Job, Recover
 from meshq.errors import StoreError
 from meshq.node import journal
 from meshq.node.journal import Recent
 from meshq.node.node import Node
 from meshq.wire import values
 from tests.sim.disk import Failing
+from tests.sim.machine import Machine
 from tests.sim.story import (
     Worker,
     all_done,
@@ -122,6 +123,51 @@ async def test_a_cold_split_begins_when_its_disk_takes_writes(world: SimWorld) -
     await asyncio.sleep(10.0)
     assert leader_known_to(world, b) == b
     await works_alone_again(world, b, "cold")
+
+
+# -- a first write that nobody waited for ----------------------------------------------------------------
+
+
+def roster_on_disk(world: SimWorld, node: str) -> tuple[object, ...]:
+    """The version of it that this machine's database holds, whatever its daemon knows."""
+    (key,) = world.machines[node].disk.versions("roster").values()
+    return key
+
+
+class SlowToReturn:
+    """Has the transaction with which a machine writes its next roster return only when its time has come."""
+
+    def __init__(self, world: SimWorld, node: str) -> None:
+        self._world, self._node, self._inner = world, node, world.watcher
+        self._before = roster_on_disk(world, node)
+        self.written = False
+
+    def after_write(self, machine: Machine, database: str) -> None:
+        """The disk has it; who wrote it does not know yet."""
+        self._inner.after_write(machine, database)
+        if machine.node == self._node and not self.written and roster_on_disk(self._world, self._node) > self._before:
+            self.written, machine.disk.slow = True, 1e6
+            self._world.loop.call_soon(lambda: setattr(machine.disk, "slow", 1.0))
+
+    def on_run(self, machine: Machine, job: Job) -> None:
+        """A run begins there."""
+        self._inner.on_run(machine, job)
+
+
+@story(2)
+async def test_a_leader_knows_the_roster_that_it_wrote_when_its_leadership_ended(world: SimWorld) -> None:
+    a, b = world.nodes
+    world.crash(a)
+    watcher = world.watcher = SlowToReturn(world, a)
+    await asyncio.sleep(1.0)
+    world.start(a)
+    await world.until("its first write is on disk", lambda: watcher.written)
+    written = roster_on_disk(world, a)
+    await world.until("the other one has it", lambda: roster_on_disk(world, b) == written, within_s=20.0)
+    part(world, [a], [b])
+    await asyncio.sleep(4.0)
+    join(world, [a], [b])
+    await world.until("it leads again", lambda: world.reigns(a), within_s=10.0)
 
 
 # -- a leader whose answers are lost ---------------------------------------------------------------------
