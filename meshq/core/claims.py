@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from meshq.core.ids import is_id
-from meshq.core.requests import ClaimRef, TaskInfo
+from meshq.core.infos import TaskInfo
+from meshq.core.requests import ClaimRef
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from typing import Any, Protocol
 
-from meshq.core.requests import Get, Got, Heartbeat, HeartbeatAnswer, Job, Outcome, ResultsTaken, SubmitResult, TaskInfo
+from meshq.core.infos import TaskInfo
+from meshq.core.requests import Get, Got, Heartbeat, HeartbeatAnswer, Job, Outcome, ResultsTaken, SubmitResult
 
 
 class Clock(Protocol):

@@ -14,7 +14,8 @@ class TaskView:
     """One task as people see it. `result` and `error` are packed; `queued` marks one that waits for a leader.
 
     `majority` is false for one that finished without a majority behind it: another outcome may replace this one.
-    `owner` is the credential with which it was submitted, empty where that was the cluster's key.
+    `owner` is the credential with which it was submitted, empty where that was the cluster's key. `progress` is what
+    the run said last: done, total (0: not known) and a note. `ending` marks a cancelled one whose run has not ended.
     """
 
     id: str
@@ -35,6 +36,35 @@ class TaskView:
     queued: bool = False
     majority: bool = True
     owner: str = ""
+    batch: str | None = None
+    key: str | None = None
+    not_before_ms: int = 0
+    timeout_s: float | None = None
+    retries: int = 0
+    progress: tuple[float, float, str] | None = None
+    ending: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changed:
+    """The tasks that a request about several of them changed."""
+
+    ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Log:
+    """A part of what a task printed, on one node: `text` ends at the byte `next`, `lost` bytes before it are gone.
+
+    `ended` says that no more comes: the task is finished, or its run was of another node since.
+    """
+
+    task: str
+    node: str
+    text: bytes
+    next: int
+    lost: int = 0
+    ended: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +118,7 @@ class TaskStory:
 class NodeView:
     """A node in the status. `heard_s` is null for one that never answered; `behind` counts rows, null if unknown.
 
-    `paused` is why it gets no work; empty if it does.
+    `paused` is why it gets no work; empty if it does. `drained` says that a person wants it so.
     """
 
     id: str
@@ -100,6 +130,7 @@ class NodeView:
     running: int
     behind: int | None
     paused: str = ""
+    drained: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

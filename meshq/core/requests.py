@@ -9,33 +9,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from meshq.core.infos import Names, TaskInfo
 from meshq.core.messages import Done
-from meshq.core.reports import ClusterStory, Credentials, Health, Stats, Status, TaskStory, TaskView, TaskViews
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Param:
-    """A parameter of a task: `kind` is inspect's (`POSITIONAL_OR_KEYWORD` …), `type` a word of signature.TYPES."""
-
-    name: str
-    kind: str
-    required: bool
-    type: str = "any"
-    choices: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TaskInfo:
-    """What a node says about a task that it knows."""
-
-    name: str
-    doc: str = ""
-    params: tuple[Param, ...] = ()
+from meshq.core.reports import (
+    Changed,
+    ClusterStory,
+    Credentials,
+    Health,
+    Log,
+    Stats,
+    Status,
+    TaskStory,
+    TaskView,
+    TaskViews,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSpec:
-    """A task to be submitted. `payload` is the packed `[args, kwargs]`. The `owner` is the server's to say."""
+    """A task to be submitted. `payload` is the packed `[args, kwargs]`. The `owner` is the server's to say.
+
+    `backoff` is `constant`, `linear` or `exponential`: how `backoff_s` grows from one retry to the next. At most
+    `max_running` tasks of this name run at once in the whole cluster, as far as this one is concerned; 0 is no bound.
+    `keep_s` is how long the finished task is kept; None is the cluster's `keep_finished_s`, 0 purges it at once.
+    `unset` names the options that are left to the task's own (`TaskInfo`).
+    """
 
     id: str
     name: str
@@ -49,6 +47,10 @@ class TaskSpec:
     retry_of: str | None = None
     batch: str | None = None
     owner: str = ""
+    backoff: str = "exponential"
+    max_running: int = 0
+    keep_s: float | None = None
+    unset: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +82,7 @@ class ClaimRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One run, as the leader gives it out."""
+    """One run, as the leader gives it out. `checkpoint` is what an earlier run of the task kept last."""
 
     id: str
     name: str
@@ -88,6 +90,7 @@ class Job:
     attempt: int
     payload: bytes
     timeout_s: float | None = None
+    checkpoint: bytes | None = None
 
     @property
     def claim(self) -> ClaimRef:
@@ -119,8 +122,21 @@ class Got:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunProgress:
+    """How far a run says that it is: `done` of `total` in its own unit, 0 where it does not know; and a note."""
+
+    task: str
+    done: float = 0.0
+    total: float = 0.0
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Heartbeat:
-    """I live and these are all the runs I have. `tasks` is told when the leader asked for it."""
+    """I live and these are all the runs I have. `tasks` is told when the leader asked for it.
+
+    `drained` says that a person took this node out of the work; `progress` is of the runs that tell any.
+    """
 
     node: str
     boot: str
@@ -129,6 +145,8 @@ class Heartbeat:
     running: tuple[ClaimRef, ...] = ()
     tasks: tuple[TaskInfo, ...] | None = None
     draining: bool = False
+    drained: bool = False
+    progress: tuple[RunProgress, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,10 +160,11 @@ class HeartbeatAnswer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """How one run ended.
+    """How one run ended, or what it kept on its way.
 
-    `kind` is `done`, `failed` (raised, timed out), `crashed` (the child died) or `released` (never begun, or ended
-    by a drain; costs no attempt). `error` is the packed `{type, message, traceback}`; `final` forbids a retry.
+    `kind` is `done`, `failed` (raised, timed out), `crashed` (the child died), `released` (never begun, or ended
+    by a drain; costs no attempt) or `kept`: it goes on, and `checkpoint` is for the next run of its task. `error` is
+    the packed `{type, message, traceback}`; `final` forbids a retry.
     """
 
     task: str
@@ -156,6 +175,7 @@ class Outcome:
     error: bytes | None = None
     final: bool = False
     run_s: float = 0.0
+    checkpoint: bytes | None = None
 
     @property
     def claim(self) -> ClaimRef:
@@ -204,20 +224,30 @@ class WaitQuery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TasksQuery:
-    """Tasks, newest first: of one state or name where given, `after` an id of an earlier page."""
+    """Tasks, newest first: of one state, name or batch where given, `after` an id of an earlier page."""
 
     state: str | None = None
     name: str | None = None
     limit: int = 50
     after: str | None = None
     owner: str = ""
+    batch: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cancel:
-    """Call this task off."""
+    """Call this task off; wait up to `wait_s` until its run has ended, too."""
 
     id: str
+    owner: str = ""
+    wait_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelBatch:
+    """Call off all open tasks of this batch."""
+
+    batch: str
     owner: str = ""
 
 
@@ -227,6 +257,49 @@ class Retry:
 
     id: str
     owner: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryFailed:
+    """New tasks like the failed ones, of this batch or of all, that were not run again yet."""
+
+    batch: str | None = None
+    owner: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogQuery:
+    """What a task printed, from the byte `after` on; wait up to `wait_s` for more."""
+
+    id: str
+    after: int = 0
+    wait_s: float = 0.0
+    owner: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogHere:
+    """The same, of a whole id, from the leader to the node that ran the task."""
+
+    id: str
+    after: int = 0
+    wait_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamesQuery:
+    """Which tasks can be submitted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drain:
+    """Take this node out of the work, or with `resume` back into it. `node` is as in `Forget`; empty: whoever is asked.
+
+    What runs there ends in order; it keeps its copy and its vote.
+    """
+
+    node: str = ""
+    resume: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -312,10 +385,11 @@ Request = (
     Submit | Get | Heartbeat | SubmitResult | TaskQuery | WaitQuery | TasksQuery | Cancel | Retry
     | StatusQuery | StatsQuery | HealthQuery | Stop | Recover | ChangeKey | Forget | TaskStoryQuery | ClusterStoryQuery
     | CredentialAdd | CredentialRevoke | CredentialsQuery
+    | CancelBatch | RetryFailed | LogQuery | LogHere | NamesQuery | Drain
 )  # fmt: skip
 Answer = (
     Submitted | Got | HeartbeatAnswer | ResultsTaken | TaskView | TaskViews | Status | Stats | Health | Done
-    | TaskStory | ClusterStory | Credentials
+    | TaskStory | ClusterStory | Credentials | Changed | Log | Names
 )  # fmt: skip
 
 
@@ -326,4 +400,5 @@ ANSWER_TO: dict[type, type] = {
     Forget: Done,
     TaskStoryQuery: TaskStory, ClusterStoryQuery: ClusterStory, CredentialAdd: Done, CredentialRevoke: Done,
     CredentialsQuery: Credentials,
+    CancelBatch: Changed, RetryFailed: Submitted, LogQuery: Log, LogHere: Log, NamesQuery: Names, Drain: Done,
 }  # fmt: skip

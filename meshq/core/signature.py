@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from meshq.core.requests import Param, TaskInfo
+from meshq.core.infos import Param, TaskInfo
 from meshq.errors import BadArguments
 
 # What a `Param.type` is made of, joined by `|`. JSON has no tuples and no sets, so a list passes for both.

@@ -36,6 +36,14 @@ class Move(StrEnum):
     PURGE = "purge"
 
 
+class Backoff(StrEnum):
+    """How the wait before a retry grows from one to the next."""
+
+    CONSTANT = "constant"
+    LINEAR = "linear"
+    EXPONENTIAL = "exponential"
+
+
 OPEN = frozenset({State.PENDING, State.RUNNING})
 FINISHED = frozenset({State.DONE, State.FAILED, State.CANCELLED})
 RANK = {
@@ -71,8 +79,9 @@ class Task:
 
     `payload` is the packed `[args, kwargs]`; a large one is a value of its own, named by `payload_ref`. The same
     holds for `result`. `story` holds an entry for each move. `owner` is the credential with which it was submitted,
-    empty where that was the cluster's key. Times that end in `_ms` are wall clock milliseconds, for display and
-    schedules only; `finished_ms` of a purged task is when it was purged.
+    empty where that was the cluster's key. Waiting tasks go by `order_ms`, the least first: when it was submitted,
+    earlier by a step for each priority. Times that end in `_ms` are wall clock milliseconds, for display and schedules
+    only; `finished_ms` of a purged task is when it was purged.
     """
 
     id: str
@@ -107,6 +116,10 @@ class Task:
     finished_ms: int | None = None
     story: bytes = b""
     owner: str = ""
+    backoff: str = Backoff.EXPONENTIAL
+    max_running: int = 0
+    keep_s: float | None = None
+    order_ms: int = 0
 
 
 COLUMNS = tuple(field.name for field in fields(Task))
@@ -116,6 +129,8 @@ def progress_key(task: Task) -> tuple[int, int, int, int, str, int]:
     """What decides between two versions of a task: the greater one stays, whatever the order they come in."""
     return (task.rank, task.majority, task.epoch, task.version, task.writer, task.seq)
 
+
+BACKOFF_S_MAX = 3600.0
 
 # An entry of a story: ENTRY move FIELD at_ms FIELD worker FIELD cause, and once it is written FIELD epoch FIELD node
 # WRITTEN. Entries are only ever added at the end, so that a move need not read those before it.
@@ -221,6 +236,29 @@ def purged(task: Task, now_ms: int) -> Task:
     )  # fmt: skip
 
 
-def retry_delay_ms(task: Task) -> int:
-    """How long the next attempt waits: the task's backoff, doubled with each failure, an hour at most."""
-    return int(min(task.backoff_s * 2**task.failures, 3600.0) * 1000)
+def order_ms(submitted_ms: int, priority: int, step_s: float) -> int:
+    """The place of a waiting task: so much earlier for each priority as one gains by waiting, which never changes.
+
+    Args:
+        submitted_ms: The wall clock.
+        priority: The higher, the earlier.
+        step_s: After so long a wait a task goes before newer ones that are one priority above it.
+    """
+    return submitted_ms - int(priority * step_s * 1000)
+
+
+def retry_delay_ms(task: Task, chance: float) -> int:
+    """How long the next attempt waits: the task's backoff, an hour at most, less up to half of it by chance.
+
+    Args:
+        task: With what it has failed so far.
+        chance: In [0, 1): tasks that failed together don't come back together.
+    """
+    match task.backoff:
+        case Backoff.CONSTANT:
+            wait_s = task.backoff_s
+        case Backoff.LINEAR:
+            wait_s = task.backoff_s * (task.failures + 1)
+        case _:
+            wait_s = task.backoff_s * 2.0 ** min(task.failures, 32)
+    return int(min(wait_s, BACKOFF_S_MAX) * (1.0 - chance / 2) * 1000)

@@ -16,9 +16,9 @@ from typing import Any
 
 from meshq.config import Config
 from meshq.core.ids import cluster_hash, short, uuid7
+from meshq.core.infos import TaskInfo
 from meshq.core.messages import PROTOCOL_OLDEST, PROTOCOL_VERSION
 from meshq.core.ports import Clock, Pool
-from meshq.core.requests import TaskInfo
 from meshq.discovery import seeds
 from meshq.errors import CorruptDatabase, MeshqError, Stopping, StoreError
 from meshq.node import house, journal, keyring, logs

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from meshq.config import Config
 from meshq.core import access, signature, task
 from meshq.core.ids import uuid7
+from meshq.core.infos import TaskInfo
 from meshq.core.ports import Clock
 from meshq.core.quorum import majority
 from meshq.core.reports import TaskView
-from meshq.core.requests import Cancel, Retry, Submit, Submitted, TaskInfo, TaskSpec
+from meshq.core.requests import Cancel, Retry, Submit, Submitted, TaskSpec
 from meshq.errors import MeshqError, QueueFull, Undecided, UnknownTask
 from meshq.node.dispatcher import Dispatcher
 from meshq.node.replicator import Replicator

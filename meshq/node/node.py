@@ -12,12 +12,13 @@ from meshq import __version__
 from meshq.config import Config
 from meshq.core.events import Timing
 from meshq.core.ids import short
+from meshq.core.infos import TaskInfo
 from meshq.core.lease import Lease
 from meshq.core.messages import PROTOCOL_OLDEST, PROTOCOL_VERSION, Call, Done, Handover, Hello, Leave, Pull, Renew, Vote
 from meshq.core.ports import Clock, Pool, Transport
 from meshq.core.quorum import majority
 from meshq.core.reports import Event, Health, NodeView
-from meshq.core.requests import Get, Got, Heartbeat, HeartbeatAnswer, ResultsTaken, SubmitResult, TaskInfo
+from meshq.core.requests import Get, Got, Heartbeat, HeartbeatAnswer, ResultsTaken, SubmitResult
 from meshq.core.split import Patience, Split
 from meshq.errors import Conflict, Malformed, MeshqError, StoreError
 from meshq.node import journal

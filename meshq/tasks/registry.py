@@ -18,8 +18,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
 
+from meshq.core.infos import Param, TaskInfo
 from meshq.core.limits import NAME_CHARS_MAX
-from meshq.core.requests import Param, TaskInfo
 from meshq.errors import ConfigError, UnknownTask
 
 Function = TypeVar("Function", bound=Callable[..., Any])

@@ -14,9 +14,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from meshq.config import Config
+from meshq.core.infos import TaskInfo
 from meshq.core.limits import CLAIMS_MAX
 from meshq.core.ports import Clock, Pool, Results, Work
-from meshq.core.requests import ClaimRef, Get, Got, Heartbeat, HeartbeatAnswer, Job, Outcome, TaskInfo
+from meshq.core.requests import ClaimRef, Get, Got, Heartbeat, HeartbeatAnswer, Job, Outcome
 from meshq.errors import MeshqError
 from meshq.worker.backlog import Durations
 from meshq.worker.contact import Backoff, Calls, Epochs, OnEvent, Sleep

@@ -15,8 +15,9 @@ from typing import Any
 
 import msgspec
 
+from meshq.core.infos import TaskInfo
 from meshq.core.limits import FRAME_BYTES_MAX
-from meshq.core.requests import Job, Outcome, TaskInfo
+from meshq.core.requests import Job, Outcome
 from meshq.errors import ConfigError, InvariantBroken, MeshqError, Stopping
 from meshq.tasks.primes import LIMIT_MAX, LIMIT_VARIABLE
 from meshq.wire import values

@@ -6,7 +6,8 @@ import asyncio
 import random
 from collections.abc import Callable, Collection, Sequence
 
-from meshq.core.requests import Job, Outcome, Param, TaskInfo
+from meshq.core.infos import Param, TaskInfo
+from meshq.core.requests import Job, Outcome
 from meshq.wire import values
 from tests.sim.loop import Timeline, VirtualLoop
 

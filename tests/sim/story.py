@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 from meshq.config import Config
 from meshq.core import reports
 from meshq.core import requests as ask
+from meshq.core.infos import TaskInfo
 from meshq.core.reports import TaskView
-from meshq.core.requests import ClaimRef, Job, Outcome, TaskInfo, TaskSpec
+from meshq.core.requests import ClaimRef, Job, Outcome, TaskSpec
 from meshq.errors import MeshqError
 from meshq.node.node import Node
 from meshq.wire import values

@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from meshq.core.requests import TaskInfo, TasksQuery, WaitQuery
+from meshq.core.infos import TaskInfo
+from meshq.core.requests import TasksQuery, WaitQuery
 from meshq.errors import Malformed, QueueFull, UnknownTask
 from meshq.wire import values
 from tests.sim.host import ANYTHING

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from meshq.core.claims import Claims, Spoken
 from meshq.core.ids import uuid7
-from meshq.core.requests import ClaimRef, TaskInfo
+from meshq.core.infos import TaskInfo
+from meshq.core.requests import ClaimRef
 
 CLAIM_S, DEAD_S = 120.0, 10.0
 FIRST, SECOND = uuid7(1_000, 0), uuid7(2_000, 0)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import pytest
 
 from meshq.core import signature
-from meshq.core.requests import Param, TaskInfo
+from meshq.core.infos import Param, TaskInfo
 from meshq.errors import BadArguments
 from meshq.tasks.primes import primes
 from meshq.tasks.registry import describe

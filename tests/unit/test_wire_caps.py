@@ -13,8 +13,9 @@ import msgspec
 import pytest
 
 from meshq.core import limits
+from meshq.core.infos import TaskInfo
 from meshq.core.messages import PEER_MESSAGES, Hello, PeerHint, Pull, Refused, RenewAnswer, VoteAnswer
-from meshq.core.requests import ANSWER_TO, Get, Heartbeat, TaskInfo
+from meshq.core.requests import ANSWER_TO, Get, Heartbeat
 from meshq.errors import Malformed
 from meshq.wire import codec
 from meshq.wire.connection import WINDOW_PARTS, Connection, Kind

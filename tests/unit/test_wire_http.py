@@ -12,6 +12,7 @@ from urllib.parse import quote
 import pytest
 
 from meshq.core import requests as ask
+from meshq.core.infos import TaskInfo
 from meshq.wire import values
 from tests.unit.wire_desk import JSON, NOW_MS, Desk, opened
 from tests.unit.wire_service import NODE
@@ -123,7 +124,7 @@ async def test_the_other_paths(desk: Desk, packed: bool) -> None:
     _, beaten = await asked("POST", "/heartbeat", beat)
     assert beaten == {"epoch": 3, "invalid": [], "tell": True}
     assert desk.service.seen[-1][0] == ask.Heartbeat(
-        node=NODE, boot="b", name="box", slots=2, tasks=(ask.TaskInfo(name="f"),)
+        node=NODE, boot="b", name="box", slots=2, tasks=(TaskInfo(name="f"),)
     )
     _, status = await asked("GET", "/status")
     assert status["leader"] is None

@@ -9,19 +9,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from meshq.core.infos import TaskInfo
 from meshq.core.limits import OUTCOMES_MAX
-from meshq.core.requests import (
-    ClaimRef,
-    Get,
-    Got,
-    Heartbeat,
-    HeartbeatAnswer,
-    Job,
-    Outcome,
-    ResultsTaken,
-    SubmitResult,
-    TaskInfo,
-)
+from meshq.core.requests import ClaimRef, Get, Got, Heartbeat, HeartbeatAnswer, Job, Outcome, ResultsTaken, SubmitResult
 from meshq.errors import MeshqError, NoLeader
 from meshq.wire.values import pack_arguments, unpack_arguments
 from tests.unit.virtual import now_s

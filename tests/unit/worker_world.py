@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from meshq.config import Config
+from meshq.core.infos import TaskInfo
 from meshq.core.ports import Clock, Pool, Results, Work
-from meshq.core.requests import Get, Got, Job, TaskInfo
+from meshq.core.requests import Get, Got, Job
 from meshq.wire.values import pack_arguments
 from meshq.worker.agent import Agent
 from tests.unit.virtual import now_s, virtually
