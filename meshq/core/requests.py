@@ -293,10 +293,7 @@ class NamesQuery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drain:
-    """Take this node out of the work, or with `resume` back into it. `node` is as in `Forget`; empty: whoever is asked.
-
-    What runs there ends in order; it keeps its copy and its vote.
-    """
+    """Take this node, named as in `Forget`, out of the work, or with `resume` back; empty is whoever is asked."""
 
     node: str = ""
     resume: bool = False
