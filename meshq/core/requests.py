@@ -328,10 +328,8 @@ class Recover:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangeKey:
-    """Begin (`rotate`) or end (`finish`) a change of the cluster's key; only from this machine.
-
-    It does not end while a machine that was heard lately lacks the new key, unless `force` says so.
-    """
+    """Begin (`rotate`) or end (`finish`) a change of the cluster's key; only from this machine. It does not end while
+    a machine that was heard lately lacks the new key, unless `force` says so."""
 
     step: str
     force: bool = False
