@@ -76,6 +76,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     cache_ttl_s: Seconds = 7 * 86400.0
     keep_finished_s: Seconds = 7 * 86400.0
     keep_tombstones_s: Seconds = 30 * 86400.0
+    priority_step_s: Seconds = 60.0
     bad_machine_crashes: Count = 3
     bad_machine_pause_s: Seconds = 600.0
 
@@ -85,6 +86,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     queue_tasks_max: Count = 5_000_000
     child_memory_bytes_max: Annotated[int, Meta(ge=0, le=1 << 50)] = 0
     child_output_bytes_max: Annotated[int, Meta(ge=0, le=1 << 40)] = 1 << 20
+    logs_bytes_max: Annotated[int, Meta(ge=0, le=1 << 50)] = 256 << 20
     primes_max_limit: Annotated[int, Meta(ge=2, le=10_000_000_000)] = 100_000_000
 
     def __repr__(self) -> str:

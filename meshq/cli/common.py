@@ -136,7 +136,7 @@ class Number(_ParamType):
         inside = low < number <= high if self._above else low <= number <= high
         if inside and abs(number) != math.inf:
             return number
-        raise click.UsageError(f"{_source(param, ctx)} must be {self._wanted()}, not {str(value)[:40]!r}", ctx)
+        raise click.UsageError(f"{source(param, ctx)} must be {self._wanted()}, not {str(value)[:40]!r}", ctx)
 
     def _wanted(self) -> str:
         kind = "a whole number" if self._whole else "a number"
@@ -147,12 +147,17 @@ class Number(_ParamType):
         return f"{kind} from {self._low} to {self._high:.15g}"
 
 
-def _source(param: click.Parameter | None, ctx: click.Context | None) -> str:
+def source(param: click.Parameter | None, ctx: click.Context | None) -> str:
     """Where a value stands: the option, or the variable of the environment."""
     if param is None or ctx is None:
         return "it"
     by_variable = ctx.get_parameter_source(param.name or "") is click.core.ParameterSource.ENVIRONMENT
     return str(param.envvar) if by_variable else param.opts[-1]
+
+
+def default_data_dir() -> Path:
+    """Where a daemon keeps its data, unless it is told otherwise."""
+    return platformdirs.user_data_path("meshq")
 
 
 def local_options(command: Callable[..., R]) -> Callable[..., R]:
@@ -176,7 +181,7 @@ def local_options(command: Callable[..., R]) -> Callable[..., R]:
     @click.option("--json", "as_json", is_flag=True, help="Print JSON, a stable interface for scripts.")
     @wraps(command)
     def wrapped(*args: Any, data_dir: Path | None, connect_timeout: float, as_json: bool, **kwargs: Any) -> R:
-        found = platformdirs.user_data_path("meshq") if data_dir is None else data_dir.expanduser()
+        found = default_data_dir() if data_dir is None else data_dir.expanduser()
         return command(*args, local=Local(found, connect_timeout, as_json), **kwargs)
 
     return wrapped

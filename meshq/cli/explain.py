@@ -8,12 +8,13 @@ import click
 
 from meshq.cli import render
 from meshq.cli.common import Command, Local, client_options
+from meshq.cli.completing import ids
 from meshq.client.record import Story
 from meshq.core.reports import ClusterStory
 
 
 @click.command(cls=Command)
-@click.argument("task_id", metavar="[ID]", required=False)
+@click.argument("task_id", metavar="[ID]", required=False, shell_complete=ids)
 @client_options
 def explain(local: Local, task_id: str | None) -> int:
     """Tell who leads and why, or what happened to a task.

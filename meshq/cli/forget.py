@@ -9,12 +9,13 @@ import click
 
 from meshq.cli import render
 from meshq.cli.common import Command, Local, client_options
+from meshq.cli.completing import nodes
 from meshq.core.reports import NodeView
 from meshq.wire import forms
 
 
 @click.command(cls=Command)
-@click.argument("node")
+@click.argument("node", shell_complete=nodes)
 @client_options
 def forget(local: Local, node: str) -> int:
     """Take a machine that never comes back off the roster.

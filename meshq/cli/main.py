@@ -6,6 +6,7 @@ import difflib
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -22,14 +23,22 @@ SHARED_OPTIONS = ("--data-dir", "--connect-timeout", "--json", "--to", "--creden
 
 # The help of `meshq` itself, so that it loads none of them.
 COMMANDS = {
+    "demo": "Show what it does: three nodes here, a stream of tasks, a killed leader.",
     "up": "Run the daemon here, in the foreground.",
     "down": "Stop the daemon of this machine in stages, and wait until it is gone.",
     "submit": "Submit a task; return when the cluster keeps it.",
     "run": "Submit a task, wait, and print its result as one JSON value.",
+    "map": "Submit a task for each item of a range or a file; print the results.",
     "result": "Show a task's state, and its result or error.",
+    "logs": "Show what a task printed.",
     "tasks": "List tasks, newest first.",
+    "cancel": "Call off a task, or all tasks of a batch.",
+    "retry": "Submit a finished task anew, or all that failed.",
+    "names": "List the tasks that can be submitted.",
     "status": "Show the cluster: leader, nodes, tasks by state.",
     "explain": "Tell who leads and why, or what happened to a task.",
+    "drain": "Take a machine out of the work; nothing is lost.",
+    "resume": "Give a drained machine work again.",
     "doctor": "Find out why machines do not meet.",
     "leave": "Take this machine out of its cluster for good.",
     "forget": "Take a machine that never comes back off the roster.",
@@ -38,7 +47,10 @@ COMMANDS = {
     "config": "Show the settings, and where each came from.",
     "backup": "Copy this machine's queue into FILE, daemon running or not.",
     "restore": "Make a backup the queue of this machine, as a new node.",
+    "completion": "Print what makes a shell complete meshq's commands.",
 }
+# Those whose function can't be called as they are.
+FUNCTIONS = {"map": "map_over"}
 
 
 class Commands(click.Group):
@@ -50,9 +62,17 @@ class Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command = getattr(import_module(f"meshq.cli.{cmd_name}"), cmd_name)
+        command = getattr(import_module(f"meshq.cli.{cmd_name}"), FUNCTIONS.get(cmd_name, cmd_name))
         assert isinstance(command, click.Command)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[Any]:
+        # Loaded here, and no command with it: a key was pressed, and somebody waits.
+        from click.shell_completion import CompletionItem
+
+        if incomplete.startswith("-"):
+            return click.Command.shell_complete(self, ctx, incomplete)
+        return [CompletionItem(name, help=told) for name, told in COMMANDS.items() if name.startswith(incomplete)]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:
@@ -90,6 +110,7 @@ def cli(ctx: click.Context) -> None:
 
     \b
     Examples:
+      meshq demo                      see it work, and survive its leader
       meshq run primes 100000         compute something, here or on the cluster
       meshq up                        make this machine part of the cluster
       meshq submit primes 100000      hand a task in

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import click
 
-from meshq.cli.render import duration
+from meshq.cli.render import duration, line
+
+if TYPE_CHECKING:
+    from meshq.client.aio import AsyncClient
+    from meshq.client.handle import Handle
+    from meshq.client.record import Record
 
 SHOWN_AFTER_S = 1.0
 DRAWN_EVERY_S = 0.2
+LOOKED_EVERY_S = 0.5
 BAR_CELLS = 30
 ERASE = "\r\x1b[2K"
 
@@ -28,10 +37,26 @@ def progress(label: str, total: int) -> Iterator[Callable[[str], None]]:
         bar.close()
 
 
+async def finished(client: AsyncClient, task: Handle | str, label: str, timeout_s: float | None = None) -> Record:
+    """Waits for one task, as `AsyncClient.finished`; the bar shows how far its run says that it is."""
+    bar = Bar(label, unit="waits")
+    end_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
+    try:
+        while bar.is_shown and (left_s := end_s - time.monotonic()) > 0:
+            record = await client.finished(task, min(left_s, LOOKED_EVERY_S))
+            if record.finished:
+                return record
+            bar.done, bar.total, told = record.progress or (0.0, 0.0, "")
+            bar.unit = line(told) or record.state
+        return await client.finished(task, None if timeout_s is None else max(0.0, end_s - time.monotonic()))
+    finally:
+        bar.close()
+
+
 class Bar:
     """One line, which is erased before anything else is written: stdout may be the same terminal.
 
-    `done` and `total` may be set from any thread; all else belongs to the event loop, which must run.
+    `done`, `total` and `unit` may be set from any thread; all else belongs to the event loop, which must run.
 
     Args:
         label: What is done.
@@ -40,10 +65,10 @@ class Bar:
     """
 
     def __init__(self, label: str, total: int = 0, unit: str = "finished") -> None:
-        self.done = 0
-        self.total = total
+        self.done: float = 0
+        self.total: float = total
+        self.unit = unit
         self._label = label
-        self._unit = unit
         self._drawn = False
         self._loop = asyncio.get_running_loop()
         self._began_s = self._loop.time()
@@ -51,11 +76,17 @@ class Bar:
         if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
             self._timer = self._loop.call_later(SHOWN_AFTER_S, self._draw)
 
-    def step(self, line: str) -> None:
-        """Counts one step, and prints a line about it."""
-        self.done += 1
-        self._erase()
-        click.echo(line)
+    @property
+    def is_shown(self) -> bool:
+        """Whether anybody sees it, once it has taken long enough."""
+        return self._timer is not None
+
+    def step(self, text: str = "", steps: int = 1) -> None:
+        """Counts one step or several, and prints what there is to say about them, if anything."""
+        self.done += steps
+        if text:
+            self._erase()
+            click.echo(text)
 
     def close(self) -> None:
         """Takes the bar away."""
@@ -64,10 +95,11 @@ class Bar:
         self._erase()
 
     def _draw(self) -> None:
-        filled = BAR_CELLS * self.done // max(1, self.total)
+        filled = max(0, min(BAR_CELLS, int(BAR_CELLS * self.done / (self.total or 1))))
         bar = "#" * filled + "-" * (BAR_CELLS - filled)
         waited = duration(self._loop.time() - self._began_s)
-        text = f"[{bar}] {self.done} of {self.total} {self._unit}, {waited} so far: {self._label}"
+        steps = f"[{bar}] {self.done:.15g} of {self.total:.15g} " if self.total else ""
+        text = f"{steps}{self.unit}, {waited} so far: {self._label}"
         # A line that wraps could not be erased. (A name may have wide characters.)
         cells = os.get_terminal_size(sys.stderr.fileno()).columns
         while len(text.encode("utf-8")) >= cells > 1:

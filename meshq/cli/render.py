@@ -17,6 +17,7 @@ from meshq.core.task import State
 from meshq.wire import values
 
 WIDTH = 80
+HANDLES_SHOWN_MAX = 10
 NO_MAJORITY = "without a majority: another outcome may replace it"
 SHOWN_STATES = (State.PENDING, State.RUNNING, State.DONE, State.FAILED, State.CANCELLED)
 
@@ -31,16 +32,17 @@ def submitted_json(handles: Sequence[Handle]) -> str:
 
 def record_json(record: Record, *, with_result: bool = True) -> str:
     """`result --json`, and without the result a line of `tasks --json`."""
-    return values.dumps(_record(record, with_result=with_result))
+    return values.dumps(record_map(record, with_result=with_result))
 
 
-def _record(record: Record, *, with_result: bool = True) -> dict[str, Any]:
+def record_map(record: Record, *, with_result: bool = True) -> dict[str, Any]:
+    """The same, not written yet."""
     shown: dict[str, Any] = {"id": record.id, "name": record.name, "state": record.state}
     if with_result:
         shown["result"] = values.to_json(record.result)
     return shown | {
         "error": values.to_json(record.error), "attempt": record.attempt, "retry_of": record.retry_of,
-        "majority": record.majority,
+        "majority": record.majority, "batch": record.batch, "progress": record.progress, "ending": record.ending,
     }  # fmt: skip
 
 
@@ -51,7 +53,7 @@ def story_json(story: Story) -> str:
         for clash in story.clashes
     ]
     changes = [asdict(change) for change in story.changes]
-    return values.dumps(_record(story.task) | {"waits": story.waits, "changes": changes, "clashes": clashes})
+    return values.dumps(record_map(story.task) | {"waits": story.waits, "changes": changes, "clashes": clashes})
 
 
 def cluster_story_json(story: ClusterStory) -> str:
@@ -65,6 +67,7 @@ def status_json(status: Status) -> str:
         {
             "id": node.id, "name": node.name, "role": node.role, "address": node.address, "heard_s": node.heard_s,
             "slots": node.slots, "running": node.running, "behind": node.behind, "paused": node.paused,
+            "drained": node.drained,
         }
         for node in status.nodes
     ]  # fmt: skip
@@ -76,6 +79,14 @@ def status_json(status: Status) -> str:
             "merge": None if status.merge is None else asdict(status.merge), "insecure": status.insecure,
         }
     )  # fmt: skip
+
+
+def submitted_text(handles: Sequence[Handle]) -> str:
+    """What was submitted, for people: the first ids, and how safe they are."""
+    lines = [f"{short(handle.id)}  {handle.id}" for handle in handles[:HANDLES_SHOWN_MAX]]
+    if len(handles) > HANDLES_SHOWN_MAX:
+        lines.append(f"and {len(handles) - HANDLES_SHOWN_MAX} more (--json prints all)")
+    return "\n".join([*lines, safety_text(handles)])
 
 
 def safety(handles: Sequence[Handle]) -> tuple[int, bool, bool]:
@@ -150,7 +161,22 @@ def record_head(record: Record) -> str:
     """A task for people, in a line; without what came out of it."""
     attempts = "not started yet" if record.attempt == 0 else f"attempt {record.attempt}"
     waits = "; waits on this machine's disk for a leader" if record.queued else ""
-    return f"{short(record.id)}  {line(record.name)}: {record.state} ({attempts}){waits}"
+    ending = "; its run has not ended yet" if record.ending else ""
+    return f"{short(record.id)}  {line(record.name)}: {record.state} ({attempts}){waits}{ending}{_progress(record)}"
+
+
+def _progress(record: Record) -> str:
+    if record.progress is None:
+        return ""
+    done, total, note = record.progress
+    known = f"{done:.15g} of {total:.15g}" if total else f"{done:.15g}"
+    return f"; {known} {line(note)}".rstrip()
+
+
+def share(record: Record) -> str:
+    """How much of a run is done, in at most four characters; empty where it does not say."""
+    done, total, _ = record.progress or (0.0, 0.0, "")
+    return f"{max(0.0, min(1.0, done / total)):.0%}" if total > 0 else ""
 
 
 def record_text(record: Record, *, with_reason: bool = True) -> str:

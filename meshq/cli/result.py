@@ -8,13 +8,15 @@ import click
 
 from meshq.cli import render
 from meshq.cli.common import Command, Local, Number, client_options, note
+from meshq.cli.completing import ids
+from meshq.cli.progress import finished
 from meshq.client.record import Record
 from meshq.core.ids import short
 from meshq.core.task import State
 
 
 @click.command(cls=Command)
-@click.argument("task_id", metavar="ID")
+@click.argument("task_id", metavar="ID", shell_complete=ids)
 @click.option("--wait", is_flag=True, help="Wait until it is finished.")
 @click.option(
     "--timeout", "timeout_s", type=Number(0), metavar="SECONDS",
@@ -51,4 +53,4 @@ def result(local: Local, task_id: str, wait: bool, timeout_s: float | None, trac
 
 async def _result(local: Local, task_id: str, waits: bool, timeout_s: float | None) -> Record:
     async with local.client() as client:
-        return await (client.finished(task_id, timeout_s) if waits else client.task(task_id))
+        return await (finished(client, task_id, task_id, timeout_s) if waits else client.task(task_id))

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any
 
 import click
 
-from meshq.cli import render, settings
+from meshq.cli import progress, render, settings
 from meshq.cli.arguments import TaskCommand, task_arguments
 from meshq.cli.common import Local, client_options, listens, note, on_interrupt
+from meshq.cli.signals import end_like_ctrl_c
 from meshq.cli.submitting import task_options
 from meshq.client.options import Options
 from meshq.core.ids import short
@@ -36,6 +36,8 @@ def run(local: Local, name: str, arguments: tuple[str, ...], options: Options, t
       meshq run primes 100000 algorithm=trial_division
       meshq run compute factorial 1000
     """
+    if options.keep_s == 0:
+        raise click.UsageError("the result is printed, so it can't be forgotten at once: --forget is for meshq submit")
     args, kwargs = task_arguments(arguments)
     try:
         result = asyncio.run(_run(local, name, args, kwargs, options))
@@ -56,7 +58,7 @@ async def _run(local: Local, name: str, args: list[Any], kwargs: dict[str, Any],
         if embedded_here:
             config = settings.load(local.data_dir)
             note("meshq run: no daemon runs here, so a node of its own does this task (meshq up starts a daemon)")
-            _end_like_ctrl_c()
+            end_like_ctrl_c()
             # Loaded only here: a whole node takes longer to load than a client.
             from meshq.node.embedded import embedded
 
@@ -70,7 +72,7 @@ async def _run(local: Local, name: str, args: list[Any], kwargs: dict[str, Any],
         if not embedded_here:
             on_interrupt(f"; the task goes on, see: meshq result {short(handle.id)}")
         try:
-            record = await client.finished(handle)
+            record = await progress.finished(client, handle, render.line(name))
             if not record.majority and not embedded_here:
                 note(f"meshq run: {render.NO_MAJORITY}")
             return record.value()
@@ -79,11 +81,3 @@ async def _run(local: Local, name: str, args: list[Any], kwargs: dict[str, Any],
                 # So that nothing is left that its end would wait for.
                 await client.cancel(handle)
             raise
-
-
-def _end_like_ctrl_c() -> None:
-    """A node of its own has a directory to take away, whatever ends this process."""
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is signal.SIG_DFL:
-            loop.add_signal_handler(number, signal.raise_signal, signal.SIGINT)

@@ -16,10 +16,8 @@ from meshq.cli.submitting import task_options
 from meshq.client.aio import AsyncClient
 from meshq.client.handle import Handle
 from meshq.client.options import Options
-from meshq.core.ids import short
+from meshq.client.record import Record
 from meshq.core.task import State
-
-SHOWN_MAX = 10
 
 
 @click.command(cls=TaskCommand)
@@ -38,7 +36,12 @@ def submit(local: Local, name: str, arguments: tuple[str, ...], options: Options
       meshq submit primes 100000 algorithm=trial_division --count 200
       meshq submit compute pi 1000000 --wait
       meshq submit mytask '[1, 2]' true -5 -- 007 a=b
+      meshq submit mytask --at 18:30 --retries 3 --timeout 10m --batch tonight
     """
+    if wait and options.keep_s == 0:
+        raise click.UsageError("--wait and --forget exclude each other: a result can't be both wanted and forgotten")
+    if count > 1 and options.key is not None:
+        raise click.UsageError("--count and --key exclude each other: with one key all of them are one task")
     args, kwargs = task_arguments(arguments)
     return asyncio.run(_submit(local, name, (args, kwargs), options, count, wait))
 
@@ -49,28 +52,30 @@ async def _submit(
     args, kwargs = call
     async with local.client() as client:
         handles = await client.with_options(options).submit_many(name, [args] * count, **kwargs)
-        click.echo(render.submitted_json(handles) if local.as_json else _submitted_text(handles))
+        click.echo(render.submitted_json(handles) if local.as_json else render.submitted_text(handles))
         return await _wait(local, client, name, handles) if wait else 0
 
 
 async def _wait(local: Local, client: AsyncClient, name: str, handles: Sequence[Handle]) -> int:
     # Loaded here: most submits don't wait, and draw no bar.
-    from meshq.cli.progress import progress
+    from meshq.cli.progress import finished, progress
 
     failed = 0
     on_interrupt("; the tasks go on, see: meshq tasks")
-    with progress(name, len(handles)) as step:
-        async with aclosing(client.records(handles)) as records:
-            async for record in records:
-                step(render.record_json(record) if local.as_json else render.record_text(record))
-                failed += record.state != State.DONE
+    if len(handles) == 1:
+        record = await finished(client, handles[0], render.line(name))
+        click.echo(_shown(local, record))
+        failed += record.state != State.DONE
+    else:
+        with progress(name, len(handles)) as step:
+            async with aclosing(client.records(handles)) as records:
+                async for record in records:
+                    step(_shown(local, record))
+                    failed += record.state != State.DONE
     if failed:
         note(f"meshq submit: {failed} of {len(handles)} tasks failed; see: meshq result ID --traceback")
     return 1 if failed else 0
 
 
-def _submitted_text(handles: Sequence[Handle]) -> str:
-    lines = [f"{short(handle.id)}  {handle.id}" for handle in handles[:SHOWN_MAX]]
-    if len(handles) > SHOWN_MAX:
-        lines.append(f"and {len(handles) - SHOWN_MAX} more (--json prints all)")
-    return "\n".join([*lines, render.safety_text(handles)])
+def _shown(local: Local, record: Record) -> str:
+    return render.record_json(record) if local.as_json else render.record_text(record)

@@ -22,6 +22,7 @@ from meshq.cli.render import (
     node_names,
     node_text,
     nodes_text,
+    share,
     tasks_text,
 )
 from meshq.client.record import Record
@@ -50,8 +51,7 @@ def console(*, stderr: bool = False) -> Console:
 
 def tasks_table(records: Iterable[Record]) -> Table:
     """Tasks, one a line."""
-    table = plain_table(("ID", 8), ("NAME", 25), ("STATE", 10), (">TRY", 4), ("WORKER", 8), (">AGE", 6), (">TOOK", 7))
-    now_ms = time.time() * 1000
+    table = plain_table(("ID", 8), ("NAME", 23), ("STATE", 12), (">TRY", 4), ("WORKER", 8), (">AGE", 6), (">TOOK", 7))
     for record in records:
         took_s = (
             None
@@ -64,13 +64,32 @@ def tasks_table(records: Iterable[Record]) -> Table:
             Text(_state(record), _COLOURS.get(record.state, "")),
             str(record.attempt),
             short(record.worker or "-"),
-            duration((now_ms - record.submitted_ms) / 1000) if record.submitted_ms else "-",
+            _age(record),
             "-" if took_s is None else duration(took_s),
         )
     return table
 
 
+def failed_table(records: Iterable[Record]) -> Table:
+    """Failed tasks, one a line, with what they failed with."""
+    table = plain_table(("ID", 8), ("NAME", 18), (">TRY", 3), (">AGE", 5), ("ERROR", 38))
+    for record in records:
+        table.add_row(
+            short(record.id), Text(line(record.name)), str(record.attempt), _age(record), Text(record.reason, "red")
+        )
+    return table
+
+
+def _age(record: Record) -> str:
+    """How long ago it was submitted."""
+    return duration(time.time() - record.submitted_ms / 1000) if record.submitted_ms else "-"
+
+
 def _state(record: Record) -> str:
+    if record.ending:
+        return "cancelled …"
+    if record.state == State.RUNNING:
+        return f"{record.state} {share(record)}".rstrip()
     return f"{record.state}*" if record.finished and not record.majority else record.state
 
 
@@ -90,9 +109,14 @@ def status_view(status: Status) -> RenderableType:
     if status.merge is not None:
         lines += labelled("healed", Text(f"{merge_text(status.merge, names)}: meshq explain"))
     paused = [
+        Text(f"{node_text(node.id, names)} is drained and gets no work: meshq resume {short(node.id)}", "yellow")
+        for node in status.nodes
+        if node.drained
+    ]
+    paused += [
         Text(f"{node_text(node.id, names)} gets no work: {line(node.paused)}", "yellow")
         for node in status.nodes
-        if node.paused
+        if node.paused and not node.drained
     ]
     return Group(*lines, Text(), nodes_table(status), *([Text(), *paused] if paused else []))
 

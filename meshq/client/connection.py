@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import math
 import ssl
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ BODY_DEPTH_MAX = values.DEPTH_MAX + 8
 # For how long one that hangs up is tried that never answered.
 UNMET_S = 2.0
 PAUSE_FIRST_S = 0.1
+PIECE_BYTES = 1 << 18
 PAUSE_MAX_S = 1.0
 
 
@@ -116,8 +118,10 @@ class Connection:
     ) -> tuple[int, bytes]:
         timeout = self._way.timeout(self.connect_timeout_s, wait_s)
         async with self._requests:
+            # A large body goes out piece by piece, between other things.
+            sent = data if data is None or len(data) < PIECE_BYTES else io.BytesIO(data)
             request = self._opened().request(
-                method, path, data=data, params=params, timeout=timeout, ssl=context, allow_redirects=False
+                method, path, data=sent, params=params, timeout=timeout, ssl=context, allow_redirects=False
             )
             try:
                 async with request as response:

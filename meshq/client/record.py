@@ -7,17 +7,20 @@ from typing import Any
 
 from meshq.core.reports import Change
 from meshq.core.task import OPEN, State
-from meshq.errors import TaskFailed
+from meshq.errors import TaskFailed, WaitTimeout
 
 REASON_CHARS_MAX = 400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One task. `error` has the keys type, message and traceback; times that end in `_ms` are wall clock.
+    """One task. `error` has the keys type, message and traceback, and `args` for built-in exceptions where they can
+    travel; times that end in `_ms` are wall clock.
 
     `queued` marks one that waits on this machine's disk for a leader. `majority` is false where it finished without a
-    majority of the replicas behind it: when they meet again, another outcome may replace this one.
+    majority of the replicas behind it: when they meet again, another outcome may replace this one. `progress` is what
+    its run said last: done, total (0 where it does not know) and a note. `ending` marks a cancelled one whose run has
+    not ended yet.
     """
 
     id: str
@@ -37,6 +40,14 @@ class Record:
     finished_ms: int | None = None
     queued: bool = False
     majority: bool = True
+    owner: str = ""
+    batch: str | None = None
+    key: str | None = None
+    not_before_ms: int = 0
+    timeout_s: float | None = None
+    retries: int = 0
+    progress: tuple[float, float, str] | None = None
+    ending: bool = False
 
     @property
     def finished(self) -> bool:
@@ -61,6 +72,21 @@ class Record:
         if self.state == State.PURGED:
             return "the task is finished and its result is no longer kept"
         return f"the task is {self.state}"
+
+
+def settled(record: Record, timeout_s: float | None) -> Any:
+    """The result of a task that was waited for.
+
+    Args:
+        record: The task.
+        timeout_s: How long that was, in seconds.
+
+    Raises:
+        WaitTimeout: It is not finished. TaskFailed: It ended without a result.
+    """
+    if not record.finished:
+        raise WaitTimeout(f"task {record.id} is {record.state} after {timeout_s or 0.0:g} s")
+    return record.value()
 
 
 def _one_line(kind: str, message: str) -> str:

@@ -3,94 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import weakref
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from copy import copy
-from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self, Unpack
 
 from meshq.client import handle
 from meshq.client.aio import AsyncClient
+from meshq.client.held import Batch, Handle
+from meshq.client.options import Options, Words
 from meshq.client.record import Record, Story
-from meshq.client.sending import TASKS_PER_REQUEST
-from meshq.core.reports import ClusterStory, Health, Stats, Status
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Handle:
-    """A submitted task; see `client.handle.Handle`, whose methods wait here."""
-
-    id: str
-    copies: int
-    majority: bool
-    queued: bool
-    client: Client = field(repr=False, compare=False)
-
-    def result(self, timeout_s: float | None = None) -> Any:
-        """What the task returned; see `AsyncClient.result`."""
-        return self.client.result(self.id, timeout_s)
-
-    def record(self) -> Record:
-        """The task as it is now."""
-        return self.client.task(self.id)
-
-    def state(self) -> str:
-        """Where it stands: pending, running, done, failed or cancelled."""
-        return self.record().state
-
-
-class _Loop:
-    """An event loop in a thread of its own."""
-
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self.thread = threading.Thread(target=self._run, name="meshq-client", daemon=True)
-        self.thread.start()
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self.loop)
-        self.loop.run_forever()
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Runs it there and waits for it here; what ends the wait here ends the work there."""
-        if threading.current_thread() is self.thread:
-            work.close()
-            raise RuntimeError("a Client was called from its own event loop; use AsyncClient there")
-        if self.loop.is_closed():
-            work.close()
-            raise RuntimeError("the Client is closed")
-        future = asyncio.run_coroutine_threadsafe(work, self.loop)
-        try:
-            return future.result()
-        finally:
-            future.cancel()
-
-    def close(self, client: AsyncClient) -> None:
-        """Closes the client, then the loop."""
-        if threading.current_thread() is self.thread:
-            # The garbage collector came by here; the loop can't wait for itself.
-            self.loop.stop()
-            return
-        asyncio.run_coroutine_threadsafe(_closed(client), self.loop).result()
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join()
-        self.loop.close()
-
-
-async def _closed(client: AsyncClient) -> None:
-    me = asyncio.current_task()
-    others = [task for task in asyncio.all_tasks() if task is not me]
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
-    await client.close()
-    await asyncio.get_running_loop().shutdown_asyncgens()
-    await asyncio.get_running_loop().shutdown_default_executor()
+from meshq.client.sending import pulled
+from meshq.client.thread import Loop
+from meshq.core.infos import Names
+from meshq.core.reports import ClusterStory, Health, Log, Stats, Status
 
 
 class Client:
@@ -112,7 +40,7 @@ class Client:
         credential: str | None = None,
     ) -> None:
         self._client = AsyncClient(data_dir, connect_timeout_s=connect_timeout_s, to=to, key=key, credential=credential)
-        self._loop = _Loop()
+        self._loop = Loop()
         self._parent: Client | None = None
         self._closing = weakref.finalize(self, self._loop.close, self._client)
 
@@ -126,23 +54,14 @@ class Client:
         """Closes the connections and ends the thread; calls that still wait are cancelled."""
         self._closing()
 
-    def options(
-        self,
-        *,
-        priority: int = 0,
-        delay_s: float = 0.0,
-        timeout_s: float | None = None,
-        retries: int = 0,
-        backoff_s: float = 1.0,
-        key: str | None = None,
-        batch: str | None = None,
-    ) -> Client:
+    def options(self, **words: Unpack[Words]) -> Client:
         """This client, on the same connections, with these options for what it submits; see `Options`."""
+        return self.with_options(Options(**words))
+
+    def with_options(self, options: Options) -> Client:
+        """The same, with options that are there already."""
         other = copy(self)
-        other._client = self._client.options(
-            priority=priority, delay_s=delay_s, timeout_s=timeout_s, retries=retries, backoff_s=backoff_s,
-            key=key, batch=batch,
-        )  # fmt: skip
+        other._client = self._client.with_options(options)
         # The thread ends with the first one, which must live as long as this one.
         other._parent = self
         return other
@@ -151,29 +70,63 @@ class Client:
         """Submits a task; returns when the cluster keeps it."""
         return self._handle(self._loop.run(self._client.submit(name, *args, **kwargs)))
 
-    def submit_many(self, name: str, arguments: Iterable[Sequence[Any]], /, **kwargs: Any) -> list[Handle]:
-        """Submits one task for each sequence of arguments, with few requests."""
+    def submit_many(self, name: str, arguments: Iterable[Sequence[Any]], /, **kwargs: Any) -> Batch:
+        """Submits one task for each sequence of arguments, with few requests; returns their handles."""
         calls = [tuple(args) for args in arguments]
-        return [self._handle(each) for each in self._loop.run(self._client.submit_many(name, calls, **kwargs))]
+        return self._batch(self._loop.run(self._client.submit_many(name, calls, **kwargs)))
 
-    def map(self, name: str, /, *iterables: Iterable[Any], timeout_s: float | None = None) -> Iterator[Any]:
-        """The results of one task for each item, in the items' order; tasks are submitted as it goes on."""
-        calls = zip(*iterables, strict=False)
+    def batch(self, name: str) -> Batch:
+        """The tasks of a batch, in the order in which they were submitted."""
+        return self._batch(self._loop.run(self._client.batch(name)))
 
-        async def batches() -> AsyncGenerator[list[tuple[Any, ...]], None]:
+    def map(
+        self,
+        name: str,
+        /,
+        *iterables: Iterable[Any],
+        timeout_s: float | None = None,
+        in_order: bool = True,
+        cancel_rest: bool = False,
+    ) -> Iterator[Any]:
+        """The results of one task for each item; tasks are submitted as it goes on; see `AsyncClient.map`."""
+        found = self.map_records(name, *iterables, timeout_s=timeout_s, in_order=in_order, cancel_rest=cancel_rest)
+        return _values(found)
+
+    def map_records(
+        self,
+        name: str,
+        /,
+        *iterables: Iterable[Any],
+        timeout_s: float | None = None,
+        in_order: bool = True,
+        cancel_rest: bool = False,
+    ) -> Generator[Record, None, None]:
+        """The same, as records, with the tasks that failed among them."""
+        calls, clock = zip(*iterables, strict=False), self._loop.loop.time
+
+        async def called() -> AsyncGenerator[list[tuple[Any, ...]], None]:
             # In another thread, since the iterables may themselves wait for this client.
-            while batch := await asyncio.to_thread(lambda: list(islice(calls, TASKS_PER_REQUEST))):
+            while batch := await asyncio.to_thread(pulled, calls, clock):
                 yield batch
 
-        return (each.value() for each in self._iterate(self._client.map_batches(name, batches(), timeout_s)))
+        found = self._client.map_parts(name, called(), timeout_s, in_order=in_order, cancel_rest=cancel_rest)
+        return self._records(found)
 
     def results(self, tasks: Iterable[Handle | str], *, timeout_s: float | None = None) -> Iterator[Any]:
         """The results of these tasks (handles or whole ids), in their order."""
-        return self._iterate(self._client.results(_ids(tasks), timeout_s=timeout_s))
+        return _values(self.records(tasks, timeout_s=timeout_s))
 
-    def records(self, tasks: Iterable[Handle | str], *, timeout_s: float | None = None) -> Iterator[Record]:
+    def records(
+        self, tasks: Iterable[Handle | str], *, timeout_s: float | None = None
+    ) -> Generator[Record, None, None]:
         """These tasks (handles or whole ids), each when it and all before it are finished, failed ones too."""
-        return self._iterate(self._client.records(_ids(tasks), timeout_s=timeout_s))
+        return self._records(self._client.found(_ids(tasks), timeout_s, in_order=True))
+
+    def as_completed(
+        self, tasks: Iterable[Handle | str], *, timeout_s: float | None = None
+    ) -> Generator[Record, None, None]:
+        """These tasks (handles or whole ids), each when it is finished, failed ones too."""
+        return self._records(self._client.found(_ids(tasks), timeout_s, in_order=False))
 
     def result(self, task: Handle | str, timeout_s: float | None = None) -> Any:
         """What the task returned; waits until it is finished."""
@@ -187,17 +140,48 @@ class Client:
         """The task as it is now."""
         return self._loop.run(self._client.task(_id(task)))
 
-    def tasks(self, *, state: str | None = None, name: str | None = None, limit: int | None = None) -> Iterator[Record]:
+    def tasks(
+        self,
+        *,
+        state: str | None = None,
+        name: str | None = None,
+        batch: str | None = None,
+        limit: int | None = None,
+    ) -> Iterator[Record]:
         """Tasks, newest first."""
-        return self._iterate(self._client.tasks(state=state, name=name, limit=limit))
+        return self._loop.iterate(self._client.tasks(state=state, name=name, batch=batch, limit=limit))
 
-    def cancel(self, task: Handle | str) -> Record:
+    def cancel(self, task: Handle | str, *, wait_s: float = 0.0) -> Record:
         """Calls a task off; one that is finished stays as it is."""
-        return self._loop.run(self._client.cancel(_id(task)))
+        return self._loop.run(self._client.cancel(_id(task), wait_s=wait_s))
+
+    def cancel_batch(self, batch: str) -> tuple[str, ...]:
+        """Calls off all tasks of a batch that are not finished; returns their ids."""
+        return self._loop.run(self._client.cancel_batch(batch))
 
     def retry(self, task: Handle | str) -> Handle:
         """Submits a finished task anew."""
         return self._handle(self._loop.run(self._client.retry(_id(task))))
+
+    def retry_failed(self, batch: str | None = None) -> list[Handle]:
+        """Submits anew the tasks, of this batch or all, that failed and were not tried again since."""
+        return [self._handle(each) for each in self._loop.run(self._client.retry_failed(batch))]
+
+    def logs(self, task: Handle | str, *, follow: bool = False) -> Iterator[Log]:
+        """What a task printed, part by part; see `AsyncClient.logs`."""
+        return self._loop.iterate(self._client.logs(_id(task), follow=follow))
+
+    def names(self) -> Names:
+        """The tasks that can be submitted, and the nodes that run them."""
+        return self._loop.run(self._client.names())
+
+    def drain(self, node: str = "-") -> None:
+        """Takes a node out of the work; the daemon's own by default; see `AsyncClient.drain`."""
+        self._loop.run(self._client.drain(node))
+
+    def resume(self, node: str = "-") -> None:
+        """Gives a drained node work again."""
+        self._loop.run(self._client.resume(node))
 
     def story(self, task: Handle | str) -> Story:
         """What happened to a task, why it does not run, and outcomes of other runs that do not stand."""
@@ -235,25 +219,23 @@ class Client:
         """Takes a node that never comes back off the roster; see `AsyncClient.forget`."""
         self._loop.run(self._client.forget(node))
 
-    def _iterate(self, items: AsyncGenerator[T, None]) -> Iterator[T]:
-        async def step() -> tuple[T, ...]:
-            async for item in items:
-                return (item,)
-            return ()
+    def _records(self, found: AsyncGenerator[list[Record], None]) -> Generator[Record, None, None]:
+        # One step in the other thread for many of them.
+        with closing(self._loop.iterate(found)) as parts:
+            for records in parts:
+                yield from records
 
-        try:
-            while got := self._loop.run(step()):
-                yield got[0]
-        finally:
-            if not self._loop.loop.is_closed():
-                self._loop.run(_ended(items))
+    def _batch(self, of: handle.Batch) -> Batch:
+        return Batch(self, of.name, [self._handle(each) for each in of])
 
     def _handle(self, of: handle.Handle) -> Handle:
         return Handle(id=of.id, copies=of.copies, majority=of.majority, queued=of.queued, client=self)
 
 
-async def _ended(items: AsyncGenerator[Any, None]) -> None:
-    await items.aclose()
+def _values(found: Generator[Record, None, None]) -> Iterator[Any]:
+    with closing(found) as records:
+        for record in records:
+            yield record.value()
 
 
 def _id(task: Handle | str) -> str:

@@ -13,9 +13,13 @@ from meshq.core.limits import CREDENTIAL_NAME_CHARS_MAX
 from meshq.core.reports import CredentialView
 from meshq.core.requests import (
     Cancel,
+    CancelBatch,
     HealthQuery,
+    LogQuery,
+    NamesQuery,
     Request,
     Retry,
+    RetryFailed,
     Submit,
     TaskQuery,
     TasksQuery,
@@ -24,8 +28,12 @@ from meshq.core.requests import (
 )
 from meshq.errors import Forbidden, Malformed
 
-# What somebody with a credential may ask for; each of them, but for the last, sees its own tasks only.
-MAY: frozenset[type] = frozenset({Submit, TaskQuery, WaitQuery, TasksQuery, Cancel, Retry, TaskStoryQuery, HealthQuery})
+# What is about the sender's own tasks.
+_OWNED = (
+    TaskQuery, WaitQuery, TasksQuery, Cancel, CancelBatch, Retry, RetryFailed, TaskStoryQuery, LogQuery,
+)  # fmt: skip
+# What somebody with a credential may ask for; each of them, but for the last two, sees its own tasks only.
+MAY: frozenset[type] = frozenset({Submit, *_OWNED, NamesQuery, HealthQuery})
 # Neither an option nor a part of a path that means another one.
 _NAME = re.compile(rf"[a-zA-Z0-9][a-zA-Z0-9._-]{{0,{CREDENTIAL_NAME_CHARS_MAX - 1}}}")
 
@@ -89,13 +97,13 @@ def narrowed(request: Request, owner: str) -> Request:
         request: Any.
         owner: The caller's credential; empty for who has the cluster's key.
     """
-    match request:
-        case Submit(tasks=tasks):
-            if any(spec.owner != owner for spec in tasks):
-                tasks = tuple(replace(spec, owner=owner) for spec in tasks)
-            return Submit(tasks=tasks)
-        case TaskQuery() | WaitQuery() | TasksQuery() | Cancel() | Retry() | TaskStoryQuery():
-            return request if request.owner == owner else replace(request, owner=owner)
+    if isinstance(request, Submit):
+        tasks = request.tasks
+        if any(spec.owner != owner for spec in tasks):
+            tasks = tuple(replace(spec, owner=owner) for spec in tasks)
+        return Submit(tasks=tasks)
+    if isinstance(request, _OWNED) and request.owner != owner:
+        return replace(request, owner=owner)
     return request
 
 
@@ -104,9 +112,6 @@ def bearer(request: Request) -> str:
 
     What a node's outbox delivers is brought by that node, whoever the tasks belong to.
     """
-    match request:
-        case Submit():
-            return request.tasks[0].owner if request.tasks and not request.late else ""
-        case TaskQuery() | WaitQuery() | TasksQuery() | Cancel() | Retry() | TaskStoryQuery():
-            return request.owner
-    return ""
+    if isinstance(request, Submit):
+        return request.tasks[0].owner if request.tasks and not request.late else ""
+    return request.owner if isinstance(request, _OWNED) else ""

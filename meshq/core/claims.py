@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from meshq.core.ids import is_id
-from meshq.core.infos import TaskInfo
-from meshq.core.requests import ClaimRef
+from meshq.core.infos import Name, TaskInfo
+from meshq.core.requests import ClaimRef, RunProgress
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A worker's right to one run. `number` is the Get that was answered with it, 0 for a run that was adopted."""
+    """A worker's right to one run. `number` is the Get that was answered with it, 0 for a run that was adopted.
+
+    `arrived` says that the worker named it since. `progress` is what the run said last: done, total and a note.
+    """
 
     ref: ClaimRef
     node: str
@@ -20,11 +23,14 @@ class Claim:
     name: str
     number: int
     until: float
+    arrived: bool = False
+    progress: tuple[float, float, str] | None = None
 
 
 @dataclass(slots=True)
 class Worker:
-    """A worker, as it last spoke."""
+    """A worker, as it last spoke: `named` are the tasks of its runs, `called_off` claims that it may not know to be
+    over."""
 
     node: str
     boot: str
@@ -33,10 +39,18 @@ class Worker:
     slots: int = 0
     running: int = 0
     draining: bool = False
+    drained: bool = False
     number: int = 0
     tasks: dict[str, TaskInfo] | None = None
     claims: dict[str, None] = field(default_factory=dict)
     silenced: dict[str, None] = field(default_factory=dict)  # what its silence freed: lost, should it have died
+    named: Collection[str] = ()
+    called_off: dict[str, Claim] = field(default_factory=dict)
+
+    @property
+    def works(self) -> bool:
+        """Whether it takes work."""
+        return bool(self.slots) and not (self.draining or self.drained)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +88,10 @@ class Claims:
         """The claim of this task, if somebody holds it."""
         return self._claims.get(task)
 
+    def count(self, name: str) -> int:
+        """How many claims there are of tasks of this name."""
+        return sum(claim.name == name for claim in self._claims.values())
+
     def held_by(self, node: str) -> list[Claim]:
         """All claims of a worker."""
         worker = self.workers.get(node)
@@ -82,7 +100,7 @@ class Claims:
     def hold(self, ref: ClaimRef, node: str, boot: str, name: str, number: int, now: float) -> None:
         """Gives the task to this worker's boot."""
         self.drop([ref.task])
-        self._claims[ref.task] = Claim(ref, node, boot, name, number, now + self._claim_s)
+        self._claims[ref.task] = Claim(ref, node, boot, name, number, now + self._claim_s, arrived=number == 0)
         worker = self.workers.get(node)
         if worker is not None:
             worker.claims[ref.task] = None
@@ -93,6 +111,28 @@ class Claims:
             claim = self._claims.pop(task, None)
             if claim is not None and claim.node in self.workers:
                 self.workers[claim.node].claims.pop(task, None)
+
+    def call_off(self, tasks: Iterable[str]) -> None:
+        """Ends these claims; their runs go on until their workers hear of it."""
+        for task in tasks:
+            claim = self._claims.get(task)
+            if claim is not None and claim.node in self.workers:
+                self.workers[claim.node].called_off[task] = claim
+            self.drop([task])
+
+    def is_ending(self, task: str, node: str, now: float) -> bool:
+        """Whether this worker may still run a task whose claim is over; of one that fell silent nobody can say."""
+        worker = self.workers.get(node)
+        if worker is None or now - worker.heard_at >= self._dead_after_s:
+            return False
+        return task in worker.called_off or (task in worker.named and task not in worker.claims)
+
+    def tell(self, node: str, boot: str, progress: Iterable[RunProgress]) -> None:
+        """What runs of this worker's boot say of how far they are; only that of its claims counts."""
+        for told in progress:
+            claim = self._claims.get(told.task)
+            if claim is not None and claim.node == node and claim.boot == boot:
+                self._claims[told.task] = replace(claim, progress=(told.done, told.total, told.note))
 
     def end(self, runs: Iterable[ClaimRef], now: float) -> None:
         """These runs have ended; a message that still names them was under way then."""
@@ -119,7 +159,8 @@ class Claims:
         elif worker.silenced:
             worker.silenced.clear()  # it was cut off, and lives
         worker.heard_at = now
-        named = {ref.task: ref for ref in runs}
+        worker.named = named = {ref.task for ref in runs}
+        _hear_of_called_off(worker, number)
         unknown: list[ClaimRef] = []
         foreign: list[str] = []
         for ref in runs:
@@ -129,7 +170,8 @@ class Claims:
             elif claim is None or claim.node != node or claim.ref != ref:
                 foreign.append(ref.task)
             else:
-                self._claims[ref.task] = Claim(ref, node, boot, claim.name, claim.number, now + self._claim_s)
+                until = now + self._claim_s
+                self._claims[ref.task] = Claim(ref, node, boot, claim.name, claim.number, until, True, claim.progress)
         if number is not None:
             unnamed = [task for task in worker.claims if task not in named and self._claims[task].number < number]
             self.drop(unnamed)
@@ -159,3 +201,22 @@ class Claims:
             if not worker.draining:
                 known.update(worker.tasks or {})
         return known
+
+    def names(self, now: float) -> list[Name]:
+        """The same, by name, each with the nodes that run it at present."""
+        known = self.known_tasks(now)
+        nodes: dict[str, list[str]] = {name: [] for name in known}
+        for worker in self.alive(now):
+            if worker.works:
+                for name in worker.tasks or {}:
+                    nodes[name].append(worker.node)
+        return [Name(info=known[name], nodes=tuple(sorted(nodes[name]))) for name in sorted(known)]
+
+
+def _hear_of_called_off(worker: Worker, number: int | None) -> None:
+    """Of what was called off, a worker that speaks has what it names; and what may still be on its way to it."""
+    for task, claim in list(worker.called_off.items()):
+        if task in worker.named:
+            worker.called_off[task] = replace(claim, arrived=True)
+        elif claim.arrived or (number is not None and number > claim.number):
+            del worker.called_off[task]

@@ -16,8 +16,8 @@ from meshq.core.membership import Roster
 # Whoever does not know a field ignores it, and one that did not come has its default: so every new field has one, and
 # none is taken away. Rows have no names: what a link's version does not know is not sent (`store/feed.py`).
 # New in version 2: `Greeting.newest`, `Hello.version` and what follows it, `Rows.full`, `Rows.dropped`,
-# `Roster.absorbed`, `Roster.into`, `Call.owner`; forwarded, the requests `Forget`, `TaskStoryQuery` and those about
-# credentials, which version 1 refuses.
+# `Roster.absorbed`, `Roster.into`, `Call.owner`; forwarded, the requests `Forget`, `TaskStoryQuery`, `CancelBatch`,
+# `RetryFailed`, `LogQuery`, `LogHere`, `NamesQuery`, `Drain` and those about credentials, which version 1 refuses.
 PROTOCOL_VERSION = 2
 PROTOCOL_OLDEST = 1
 

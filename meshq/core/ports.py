@@ -6,7 +6,17 @@ from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from typing import Any, Protocol
 
 from meshq.core.infos import TaskInfo
-from meshq.core.requests import Get, Got, Heartbeat, HeartbeatAnswer, Job, Outcome, ResultsTaken, SubmitResult
+from meshq.core.requests import (
+    Get,
+    Got,
+    Heartbeat,
+    HeartbeatAnswer,
+    Job,
+    Outcome,
+    ResultsTaken,
+    RunProgress,
+    SubmitResult,
+)
 
 
 class Clock(Protocol):
@@ -79,11 +89,30 @@ class Pool(Protocol):
     def kill(self, tasks: Collection[str]) -> None:
         """Ends these runs, with their process groups, or drops them unbegun. They get no outcome."""
 
+    def progress(self) -> tuple[RunProgress, ...]:
+        """What held runs have told of how far they are, the newest of each."""
+
+    def drain(self, on: bool) -> None:
+        """From now on, what is not begun, and what is put, comes back as `released`; or not any more."""
+
     async def outcomes(self) -> list[Outcome]:
-        """The outcomes since the last call; waits until there is at least one."""
+        """The outcomes since the last call, and before a run's own what it kept; waits until there is at least one."""
 
     async def close(self, drain_s: float) -> None:
         """Takes no more, drops what is unbegun as `released`, lets the rest run up to `drain_s`, then kills it."""
+
+
+class TaskLogs(Protocol):
+    """What tasks printed on this node: the last of each task's, at offsets that only grow."""
+
+    def add(self, task: str, data: bytes) -> None:
+        """Takes what a run of this task printed. It never waits and never fails."""
+
+    async def read(self, task: str, after: int, wait_s: float) -> tuple[bytes, int, int]:
+        """What was printed from the byte `after` on; waits up to `wait_s` for something.
+
+        Returns the bytes, the offset behind them, and how many bytes between `after` and the first of them are gone.
+        """
 
 
 class Work(Protocol):

@@ -76,7 +76,7 @@ def usage(info: TaskInfo) -> str:
         starred = starred or param.kind in ("VAR_POSITIONAL", "KEYWORD_ONLY")
         kind = "|".join(param.choices) or ("" if param.type == "any" else param.type)
         text = f"{stars}{param.name}: {kind}" if kind else f"{stars}{param.name}"
-        parts.append(text if param.required or stars else f"{text} = …")
+        parts.append(text if param.required or stars else f"{text} = {param.default or '…'}")
     return f"{info.name}({', '.join(parts)})"
 
 

@@ -7,6 +7,7 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Any
 
+from meshq.core.limits import PRIORITY_MAX, TIME_MS_MAX
 from meshq.errors import InvariantBroken
 
 
@@ -123,6 +124,8 @@ class Task:
 
 
 COLUMNS = tuple(field.name for field in fields(Task))
+# Those that version 2 of the protocol added.
+ADDED = COLUMNS[COLUMNS.index("story") :]
 
 
 def progress_key(task: Task) -> tuple[int, int, int, int, str, int]:
@@ -131,6 +134,7 @@ def progress_key(task: Task) -> tuple[int, int, int, int, str, int]:
 
 
 BACKOFF_S_MAX = 3600.0
+PLAIN_STEP_S = 60.0
 
 # An entry of a story: ENTRY move FIELD at_ms FIELD worker FIELD cause, and once it is written FIELD epoch FIELD node
 # WRITTEN. Entries are only ever added at the end, so that a move need not read those before it.
@@ -244,7 +248,15 @@ def order_ms(submitted_ms: int, priority: int, step_s: float) -> int:
         priority: The higher, the earlier.
         step_s: After so long a wait a task goes before newer ones that are one priority above it.
     """
-    return submitted_ms - int(priority * step_s * 1000)
+    return max(-TIME_MS_MAX, min(TIME_MS_MAX, submitted_ms - int(priority * step_s * 1000)))
+
+
+def plain_order_ms(submitted_ms: int, priority: int) -> int:
+    """The place of a task whose row does not tell it: it is of a version that knew no such order.
+
+    Every node comes to the same, whatever its settings; the migration that made the column does too.
+    """
+    return order_ms(submitted_ms, max(-PRIORITY_MAX, min(PRIORITY_MAX, priority)), PLAIN_STEP_S)
 
 
 def retry_delay_ms(task: Task, chance: float) -> int:

@@ -18,7 +18,7 @@ from meshq.config import Config
 from meshq.core.ids import cluster_hash, short, uuid7
 from meshq.core.infos import TaskInfo
 from meshq.core.messages import PROTOCOL_OLDEST, PROTOCOL_VERSION
-from meshq.core.ports import Clock, Pool
+from meshq.core.ports import Clock, Pool, TaskLogs
 from meshq.discovery import seeds
 from meshq.errors import CorruptDatabase, MeshqError, Stopping, StoreError
 from meshq.node import house, journal, keyring, logs
@@ -26,11 +26,13 @@ from meshq.node.clock import SystemClock
 from meshq.node.counters import Counters
 from meshq.node.house import House, Trouble
 from meshq.node.keyring import Keyring
-from meshq.node.node import Node, World
+from meshq.node.node import Node
 from meshq.node.surroundings import Surroundings
+from meshq.node.world import World
 from meshq.store import lock
 from meshq.store.files import disk_error
 from meshq.store.keyfile import Held
+from meshq.store.logs import Logs
 from meshq.wire.handshake import Identity
 from meshq.wire.http import build_app
 from meshq.wire.link import Links
@@ -41,6 +43,7 @@ from meshq.worker.pool import ChildPool
 
 STOPPED_AT_ONCE = 130
 EVENTS_KEPT = 30
+LOGS_FOLDER = "logs"
 # The news of a roster without this node comes with the leader's next hello.
 LEFT_S, LOOK_S = 5.0, 0.2
 # Lives that end in trouble one after the other: a disk that spoils what is written to it is of no use.
@@ -153,17 +156,20 @@ class Daemon:
     async def _work(self, here: House) -> None:
         self._boot = here.boot
         name = self.config.name or socket.gethostname().split(".")[0]
+        task_logs = Logs(self.data_dir / LOGS_FOLDER, self.config.logs_bytes_max, self._counters.add)
         pool = ChildPool(
             self.config.slots_used, self.config.tasks, result_bytes_max=self.config.result_bytes_max,
             primes_max_limit=self.config.primes_max_limit, bounds=_bounds(self.config), on_event=self._counters.add,
+            on_printed=None if self.alone else task_logs.add,
         )  # fmt: skip
         async with asyncio.TaskGroup() as tasks:
-            running = tasks.create_task(pool.run())
+            background = [tasks.create_task(task_logs.run()), tasks.create_task(pool.run())]
             if self.config.tasks:
                 journal.tell("loading", f"loading tasks from {', '.join(self.config.tasks)}")
             infos = await pool.start()
-            await self._live(here, name, pool, infos)
-            running.cancel()
+            await self._live(here, name, pool, infos, task_logs)
+            for task in background:
+                task.cancel()
 
     async def wait_for_leader(self, wait_s: float) -> None:
         """Returns when the node knows a leader, or after `wait_s`; to be asked once it is `ready`."""
@@ -172,7 +178,7 @@ class Daemon:
             while elector.leader() is None and (left_s := deadline - self.clock.boot_s()) > 0:
                 await elector.changed.after(elector.changed.count, left_s)
 
-    async def _live(self, here: House, name: str, pool: Pool, infos: tuple[TaskInfo, ...]) -> None:
+    async def _live(self, here: House, name: str, pool: Pool, infos: tuple[TaskInfo, ...], task_logs: TaskLogs) -> None:
         config, me, boot = self.config, here.node, here.boot
         handler = _Handler()
         oldest, newest = self.speaks
@@ -189,7 +195,7 @@ class Daemon:
             pool=pool, tasks=infos, announced=self._announced, told=around.told, addresses=around.addresses,
             address_of=links.address_of, pid=os.getpid(),
             counters=self._counters, version=newest, copied=self._on_copied, reborn=self._on_reborn,
-            recent=self._recent.all, keyring=ring,
+            recent=self._recent.all, keyring=ring, logs=task_logs,
         )  # fmt: skip
 
         def on_drop() -> None:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 
 from meshq.config import Config
 from meshq.core.claims import Claim, Claims, Spoken
 from meshq.core.ids import short
-from meshq.core.limits import JOBS_PER_GET_MAX, WAIT_S_MAX
 from meshq.core.ports import Clock
-from meshq.core.requests import ClaimRef, Get, Got, Heartbeat, HeartbeatAnswer, Job, Outcome, ResultsTaken, SubmitResult
+from meshq.core.requests import ClaimRef, Get, Got, Heartbeat, HeartbeatAnswer, Outcome, ResultsTaken, SubmitResult
 from meshq.core.split import Kind, Term
 from meshq.core.task import Task
 from meshq.errors import NoLeader
 from meshq.node.counters import Counters
 from meshq.node.machines import Machines
+from meshq.node.matching import Leave, Matching
 from meshq.node.pace import Pace
 from meshq.node.replicator import Replicator
 from meshq.node.signal import Signal
@@ -26,20 +25,6 @@ from meshq.store.database import Connection
 from meshq.store.feed import Pen
 
 REAP_S = 1.0
-
-
-@dataclass(slots=True)
-class Asking:
-    """A Get that waits for work. `over` says that its wait has ended, so that it is answered with what there is."""
-
-    request: Get
-    answer: asyncio.Future[tuple[Job, ...]]
-    over: bool = False
-
-    def resolve(self, jobs: tuple[Job, ...]) -> None:
-        """Answers it, if that was not done."""
-        if not self.answer.done():
-            self.answer.set_result(jobs)
 
 
 class Dispatcher:
@@ -82,30 +67,33 @@ class Dispatcher:
         self._only_new = term.kind is Kind.COLD
         self.census_over = False
         self.census = Signal()
+        self.heard = Signal()  # a worker has said what it runs
         self._strays: dict[str, None] = {}
         self._strays_at = clock.boot_s() + config.dead_after_s
-        self._asking: dict[str, Asking] = {}
-        self._ended = False
         # Held from a claim's write until the table knows it: in between, a row that runs looks like an orphan.
         self._claiming = asyncio.Lock()
-        self._work = replicator.commits.signal  # a task can be handed out once it is committed
         self._pace = Pace(config.claim_ahead_s)
         self._machines = Machines(self.claims, clock, config, counters)
+        self._matching = Matching(
+            term, replicator, clock, self.claims, self._pace, self._machines, self._claiming, self._leave
+        )
 
     # -- life --------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Works until it is cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._match_for_ever())
+            tasks.create_task(self._matching.run())
             tasks.create_task(self._reap_for_ever())
 
     def end(self) -> None:
         """The leadership is over: whoever waits for work is told so."""
-        self._ended = True
-        for asking in self._asking.values():
-            asking.resolve(())
-        self._asking.clear()
+        self._matching.end()
+
+    def _leave(self) -> Leave:
+        """What may be handed out: before the census is over it is not known what runs."""
+        only_after = None if self.census_over and not self._only_new else self._after
+        return Leave(only_after=only_after, bounded=self.census_over)
 
     def all_told(self) -> bool:
         """Whether every live worker has said which tasks it knows, and those that were expected have spoken."""
@@ -132,6 +120,13 @@ class Dispatcher:
             return "after a takeover, all workers that may still run it have to speak first"
         if not able:
             return f"no live worker knows {task.name}"
+        drained = [worker.name or short(worker.node) for worker in able if worker.drained]
+        able = [worker for worker in able if not worker.drained]
+        if not able:
+            return f"every worker that knows {task.name} is drained: {', '.join(drained)}; see `meshq resume`"
+        running = self.claims.count(task.name)
+        if 0 < task.max_running <= running:
+            return f"{running} tasks named {task.name} run, and with it at most {task.max_running} may"
         if all(self.paused(worker.node) for worker in able):
             why = self.paused(able[0].node)
             return f"every worker that knows {task.name} is paused; {able[0].name or short(able[0].node)}: {why}"
@@ -158,23 +153,7 @@ class Dispatcher:
             return Got(epoch=self.epoch)
         self._replicator.check(self.term)
         worker.number, worker.slots, worker.running = request.number, request.slots, request.slots - request.free
-        asking = Asking(request, asyncio.get_running_loop().create_future())
-        earlier = self._asking.pop(request.node, None)
-        if earlier is not None:
-            earlier.resolve(())
-        self._asking[request.node] = asking
-        self._work.notify()
-        try:
-            await asyncio.wait([asking.answer], timeout=min(request.wait_s, WAIT_S_MAX))
-            asking.over = True
-            if self._asking.get(request.node) is asking:
-                asking.resolve(())
-            # Else it is being matched at this moment, and gets what comes of that.
-            jobs = await asking.answer
-        finally:
-            asking.over = True
-            if self._asking.get(request.node) is asking:
-                del self._asking[request.node]
+        jobs = await self._matching.wait(request)
         self._replicator.check(self.term)
         return Got(epoch=self.epoch, jobs=jobs)
 
@@ -185,6 +164,8 @@ class Dispatcher:
         if worker.boot != request.boot:
             return HeartbeatAnswer(epoch=self.epoch, invalid=invalid)
         worker.name, worker.slots, worker.draining = request.name, request.slots, request.draining
+        worker.drained = request.drained
+        self.claims.tell(request.node, request.boot, request.progress)
         worker.running = min(len(request.running), request.slots)
         if request.tasks is not None:
             worker.tasks = {info.name: info for info in request.tasks}
@@ -203,11 +184,13 @@ class Dispatcher:
         def work(conn: Connection, pen: Pen) -> queue.FinishDone:
             return queue.finish(
                 conn, pen, request.outcomes, present, worker=request.node, crashes_max=self._config.crashes_max,
-                now_ms=now_ms, inline_bytes_max=self._config.inline_bytes_max,
+                now_ms=now_ms, inline_bytes_max=self._config.inline_bytes_max, chance=self._clock.random,
             )  # fmt: skip
 
         done, seq = await self._replicator.write(self.term, work)
-        taken = [outcome for outcome in request.outcomes if outcome.task not in done.dropped]
+        # A run that only kept something goes on.
+        ended = (outcome for outcome in request.outcomes if outcome.kind != "kept")
+        taken = [outcome for outcome in ended if outcome.task not in done.dropped]
         for outcome in taken:
             claim = claims[outcome.task]
             if claim is not None and outcome.kind == "done":
@@ -227,7 +210,7 @@ class Dispatcher:
         """Rows of these came home: who runs one says so again, and whoever waits for one looks again."""
         self.claims.drop(tasks)
         self._waiters.wake(tasks)
-        self._work.notify()
+        self._matching.work.notify()
 
     # -- who runs what -----------------------------------------------------------------------------------
 
@@ -235,12 +218,11 @@ class Dispatcher:
         """Notes which runs a worker has; adopts those that nobody holds. The runs that count no longer."""
         spoken = self.claims.speak(node, boot, runs, self._clock.boot_s(), number)
         invalid = spoken.foreign
-        parked = self._asking.get(node)
-        if parked is not None and parked.request.boot != self.claims.workers[node].boot:
-            self._asking.pop(node).resolve(())
+        self._matching.spoke(node, self.claims.workers[node].boot)
         if spoken.unknown or spoken.freed or spoken.lost:
             invalid += await self._settle(spoken, node, boot)
         self._expected.pop(node, None)
+        self.heard.notify()
         await self._look_at_census()
         return invalid
 
@@ -277,7 +259,7 @@ class Dispatcher:
         self.census_over = True
         self.census.notify()
         await self._free_orphans(at_once=True)
-        self._work.notify()
+        self._matching.work.notify()
 
     async def _look_for_strays(self) -> None:
         """Rows that came home after the census may say that somebody runs them: a worker has its time to name them."""
@@ -311,75 +293,9 @@ class Dispatcher:
                 await self._look_at_census()
                 await self._look_for_strays()
                 if self._machines.look():
-                    self._work.notify()  # a pause may be over, or the only other machine gone
+                    self._matching.work.notify()  # a pause may be over, or the only other machine gone
             except NoLeader:
                 return
-
-    # -- handing out -------------------------------------------------------------------------------------
-
-    async def _match_for_ever(self) -> None:
-        while True:
-            count = self._work.count
-            try:
-                due_ms = await self._match() if self._asking else None
-            except NoLeader:
-                due_ms = self._clock.wall_ms() + 100
-            wait_s = None if due_ms is None else max(0.01, (due_ms - self._clock.wall_ms()) / 1000)
-            await self._work.after(count, wait_s)
-
-    async def _match(self) -> int | None:
-        """Hands out what there is to all who ask, in one transaction; the wall time when more may be due."""
-        asking = [entry for entry in self._asking.values() if not entry.answer.done()]
-        self._asking.clear()
-        try:
-            async with self._claiming:
-                return await self._match_these(asking)
-        finally:
-            for entry in asking:
-                if entry.over or self._ended:
-                    entry.resolve(())
-                elif not entry.answer.done() and self._asking.setdefault(entry.request.node, entry) is not entry:
-                    entry.resolve(())  # its worker asked anew meanwhile
-
-    async def _match_these(self, asking: list[Asking]) -> int | None:
-        for entry in asking:
-            # A Get may outlive its boot: what it were given would stand still.
-            if self.claims.workers[entry.request.node].boot != entry.request.boot:
-                entry.resolve(())
-        asking = [entry for entry in asking if not entry.answer.done() and not self.paused(entry.request.node)]
-        shown = self._replicator.shown()
-        now_ms = self._clock.wall_ms()
-        budgets = [self._pace.budget(entry.request, self.claims.held_by(entry.request.node)) for entry in asking]
-        avoided = [self._machines.avoided(entry.request.node) for entry in asking]
-        only_after = None if self.census_over and not self._only_new else self._after
-
-        def work(conn: Connection, pen: Pen) -> tuple[list[list[tuple[Task, bytes]]], int | None]:
-            given = [
-                queue.claim(
-                    conn, pen, node=entry.request.node, names=entry.request.names, budget=budget,
-                    shown=shown, now_ms=now_ms, limit=JOBS_PER_GET_MAX, only_after=only_after, avoid=avoid,
-                )
-                for entry, budget, avoid in zip(asking, budgets, avoided, strict=True)
-            ]  # fmt: skip
-            return given, queue.next_due_ms(conn, now_ms)
-
-        (given, due_ms), _ = await self._replicator.write(self.term, work)
-        now = self._clock.boot_s()
-        for entry, rows in zip(asking, given, strict=True):
-            if not rows:
-                continue
-            jobs = tuple(self._job(task, payload) for task, payload in rows)
-            for job in jobs:
-                request = entry.request
-                self.claims.hold(job.claim, request.node, request.boot, job.name, request.number, now)
-            entry.resolve(jobs)
-        return due_ms
-
-    def _job(self, task: Task, payload: bytes) -> Job:
-        return Job(
-            id=task.id, name=task.name, epoch=self.epoch, attempt=task.attempt, payload=payload,
-            timeout_s=task.timeout_s,
-        )  # fmt: skip
 
 
 def _is_present(claim: Claim | None, task: Task, outcome: Outcome, node: str, boot: str) -> bool:

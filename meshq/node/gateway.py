@@ -14,7 +14,9 @@ from meshq.errors import Forbidden, InvariantBroken, MeshqError, NoLeader, NotFo
 from meshq.node.counters import Counters
 from meshq.node.credentials import Register
 from meshq.node.elector import Elector
+from meshq.node.errands import Errands
 from meshq.node.explain import Explain
+from meshq.node.forward import forwarded
 from meshq.node.leadership import Leadership
 from meshq.node.recovery import Recovery
 from meshq.node.reign import Reign
@@ -26,6 +28,8 @@ FORWARD_S = 5.0
 STATUS_S = 0.8
 LOOK_AGAIN_S = 0.5
 LOCAL = (ask.Stop, ask.Recover, ask.ChangeKey, ask.StatsQuery, ask.HealthQuery, ask.ClusterStoryQuery)
+# Asked by another node of this very one, whoever leads.
+ON_THE_SPOT = (ask.LogHere, ask.Drain)
 FORWARDED = {name: kind for name, kind in codec.REQUESTS.items() if kind not in LOCAL}
 
 
@@ -40,6 +44,7 @@ class Gateway:
         views: Answers out of this node's own copy.
         explain: Tells the story of a task, and of the cluster.
         recovery: What a person does when machines are gone for good.
+        errands: What is asked of one node, wherever it is asked.
         register: The credentials.
         outbox: Keeps what has no leader.
         transport: To the leader.
@@ -58,6 +63,7 @@ class Gateway:
         views: Views,
         explain: Explain,
         recovery: Recovery,
+        errands: Errands,
         register: Register,
         outbox: Outbox,
         transport: Transport,
@@ -74,6 +80,7 @@ class Gateway:
         self._views = views
         self._explain = explain
         self._recovery = recovery
+        self._errands = errands
         self._register = register
         self._outbox = outbox
         self._transport = transport
@@ -126,6 +133,8 @@ class Gateway:
                 return await self._lead_or_here(request)
             case ask.WaitQuery() | ask.TasksQuery():
                 return await self._read(request)
+            case ask.Drain():
+                return await self._errands.drain(request)
         return await self.lead(request)
 
     async def _here(self, request: ask.Request) -> ask.Answer:
@@ -156,20 +165,13 @@ class Gateway:
         """
         leader = self._elector.leader()
         if leader == self._me:
-            return await self.answer_as_leader(request)
+            return await self._lead_here(request)
         if leader is None:
             raise NoLeader
         wait_s = getattr(request, "wait_s", 0.0)
         timeout_s = STATUS_S if isinstance(request, ask.StatusQuery) else FORWARD_S + wait_s
-        call = Call(request=type(request).__name__, body=codec.encode_body(request), owner=access.bearer(request))
-        answer = await self._transport.request(leader, call, timeout_s=timeout_s, bulk=True)
-        if not isinstance(answer, CallAnswer):
-            raise NoLeader(f"{leader} answered a request with a {type(answer).__name__}")
-        expected = ask.ANSWER_TO[type(request)]
-        if answer.answer != expected.__name__:
-            raise NoLeader(f"{leader} answered a {call.request} with a {answer.answer}")
-        decoded: ask.Answer = codec.decode_body(answer.answer, answer.body, codec.ANSWERS)
-        return decoded
+        owner = access.bearer(request)
+        return await forwarded(self._transport, leader, request, timeout_s=timeout_s, owner=owner)
 
     async def on_call(self, call: Call) -> CallAnswer:
         """A request that another node forwarded; it goes no further."""
@@ -179,10 +181,10 @@ class Gateway:
             await self._leadership.leading()
             self._check(call.owner, await self._register.find(call.owner), type(request))
             request = access.narrowed(request, call.owner)
-        answer = await self.answer_as_leader(request)
+        answer = await (self._errands.here(request) if isinstance(request, ON_THE_SPOT) else self._lead_here(request))
         return CallAnswer(answer=type(answer).__name__, body=codec.encode_body(answer))
 
-    async def answer_as_leader(self, request: ask.Request) -> ask.Answer:
+    async def _lead_here(self, request: ask.Request) -> ask.Answer:
         """Does what only a leader may.
 
         Raises:
@@ -200,9 +202,13 @@ class Gateway:
             case ask.Submit():
                 return await reign.intake.submit(request)
             case ask.Cancel():
-                return await reign.intake.cancel(request)
+                return await self._views.ended(await reign.intake.cancel(request), request.wait_s)
+            case ask.CancelBatch():
+                return await reign.intake.cancel_batch(request)
             case ask.Retry():
                 return await reign.intake.retry(request)
+            case ask.RetryFailed():
+                return await reign.intake.retry_failed(request)
             case ask.Get():
                 return await reign.dispatcher.get(request)
             case ask.Heartbeat():
@@ -230,6 +236,10 @@ class Gateway:
                 return await self._register.told(request)
             case ask.StatusQuery():
                 return await self._views.status()
+            case ask.LogQuery():
+                return await self._errands.printed(request)
+            case ask.NamesQuery():
+                return await self._views.names(reign)
         raise InvariantBroken(f"epoch {reign.term.epoch}: a leader has no answer to a {type(request).__name__}")
 
     # -- with a leader or without ------------------------------------------------------------------------

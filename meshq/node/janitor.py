@@ -1,4 +1,8 @@
-"""The leader's broom: finished tasks become tombstones after their time, and old tombstones are dropped."""
+"""The leader's broom: finished tasks become tombstones after their time, and old tombstones are dropped.
+
+One that is kept for no time at all goes with the first look that finds it finished for purge.SPARED_MS and committed:
+until then whoever waits for it is answered. A new leader looks only after it has led for as long.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from meshq.node.counters import Counters
 from meshq.node.replicator import Replicator
 from meshq.store import purge
 
+LOOK_S = 5.0  # purging looks at no more rows than it purges
 SWEEP_S = 60.0
 BATCH_TASKS = 1000
 
@@ -35,11 +40,15 @@ class Janitor:
 
     async def run(self) -> None:
         """Sweeps until it is cancelled."""
+        await asyncio.sleep(purge.SPARED_MS / 1000)
+        swept_at = self._clock.boot_s()
         while True:
-            await asyncio.sleep(SWEEP_S)
             while await self._purge() == BATCH_TASKS:
                 pass
-            await self._drop()
+            if self._clock.boot_s() - swept_at >= SWEEP_S:
+                await self._drop()
+                swept_at = self._clock.boot_s()
+            await asyncio.sleep(LOOK_S)
 
     async def _purge(self) -> int:
         before_ms = self._clock.wall_ms() - int(self._config.keep_finished_s * 1000)

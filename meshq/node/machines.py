@@ -85,6 +85,6 @@ class Machines:
         others = {
             worker.node: worker.tasks or {}
             for worker in self._claims.alive(now)
-            if worker.node != node and worker.slots and not worker.draining
+            if worker.node != node and worker.works
         }
         return self._soundness.avoided(node, others, now)

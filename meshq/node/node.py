@@ -5,32 +5,28 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from typing import Any, cast
 
 from meshq import __version__
 from meshq.config import Config
 from meshq.core.events import Timing
 from meshq.core.ids import short
-from meshq.core.infos import TaskInfo
 from meshq.core.lease import Lease
-from meshq.core.messages import PROTOCOL_OLDEST, PROTOCOL_VERSION, Call, Done, Handover, Hello, Leave, Pull, Renew, Vote
-from meshq.core.ports import Clock, Pool, Transport
+from meshq.core.messages import PROTOCOL_OLDEST, Call, Done, Handover, Hello, Leave, Pull, Renew, Vote
 from meshq.core.quorum import majority
-from meshq.core.reports import Event, Health, NodeView
+from meshq.core.reports import Health, NodeView
 from meshq.core.requests import Get, Got, Heartbeat, HeartbeatAnswer, ResultsTaken, SubmitResult
 from meshq.core.split import Patience, Split
 from meshq.errors import Conflict, Malformed, MeshqError, StoreError
 from meshq.node import journal
-from meshq.node.counters import Counters
 from meshq.node.courier import Courier
 from meshq.node.credentials import Register
 from meshq.node.elector import Around, Elector
+from meshq.node.errands import Errands
 from meshq.node.explain import Explain
 from meshq.node.follower import Follower
 from meshq.node.founding import Founding
 from meshq.node.gateway import Gateway
-from meshq.node.keyring import Keyring
 from meshq.node.leadership import Leadership
 from meshq.node.peers import Peers
 from meshq.node.recovery import Recovery
@@ -38,10 +34,8 @@ from meshq.node.replicator import Replicator
 from meshq.node.union import Union
 from meshq.node.views import Views
 from meshq.node.waiters import Waiters
+from meshq.node.world import World
 from meshq.store import identity
-from meshq.store.database import BaseDatabase
-from meshq.store.outbox import Outbox
-from meshq.store.promise import PromiseStore
 from meshq.worker.agent import Agent
 
 HANDOVER_S = 5.0
@@ -49,55 +43,6 @@ LEAVE_S = 5.0
 LEAVE_TRY_S = 2.0
 HOUSEKEEPING_S = 600.0
 MISSING_S = 5.0
-
-
-def _ignore(reason: str) -> None:
-    """For a node that nobody else can reach."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class World:
-    """What a node is given; the simulator hands in other parts of the same ports.
-
-    Args:
-        clock: Time and chance.
-        transport: To the other nodes.
-        database: The queue's.
-        promises: Where promises go.
-        outbox: What waits for a leader.
-        pool: What runs tasks; started.
-        tasks: The tasks that the pool knows.
-        announced: Set when others can find this node.
-        told: Where addresses go that other nodes told.
-        addresses: Where this node can be reached, as of now.
-        address_of: Where another node was last reached; None if this node never reached it.
-        pid: This process.
-        counters: Where everything is counted that was refused, dropped or went wrong.
-        version: The newest protocol version that this node speaks.
-        copied: Told that the database is a copy of another node's, and why: this life is over, and so is its id.
-        reborn: Told that this life is over and another one of the same node has to begin, and why.
-        recent: What this node told people lately.
-        keyring: Its keys; None where it talks to nobody, or in another way.
-    """
-
-    clock: Clock
-    transport: Transport
-    database: BaseDatabase
-    promises: PromiseStore
-    outbox: Outbox
-    pool: Pool
-    tasks: tuple[TaskInfo, ...]
-    announced: asyncio.Event
-    told: Callable[[str, tuple[str, ...]], None]
-    addresses: Callable[[], tuple[str, ...]]
-    address_of: Callable[[str], str | None]
-    pid: int
-    counters: Counters = field(default_factory=Counters)
-    version: int = PROTOCOL_VERSION
-    copied: Callable[[str], None] = _ignore
-    reborn: Callable[[str], None] = _ignore
-    recent: Callable[[], tuple[Event, ...]] = tuple
-    keyring: Keyring | None = None
 
 
 class _Work:
@@ -171,8 +116,11 @@ class Node:
             self.replicator, self.elector, self.peers, self.leadership, world.keyring, clock
         )  # fmt: skip
         self._union = Union(self.replicator, self._follower, self.elector, self.peers, config, counters, world.reborn)
+        errands = Errands(
+            self.replicator, self.peers, waiters, world.transport, clock, world.logs, lambda on: self.agent.drain(on)
+        )
         self.gateway = Gateway(
-            self.me, self.boot, self.leadership, self.elector, self.views, self.explain, self.recovery,
+            self.me, self.boot, self.leadership, self.elector, self.views, self.explain, self.recovery, errands,
             Register(self.replicator, clock), world.outbox, world.transport, clock, counters, self._health,
             self._on_stop,
         )  # fmt: skip
@@ -182,6 +130,7 @@ class Node:
             self.me, self.boot, self.name, world.pool, _Work(self.gateway), world.outbox, clock, config, world.tasks,
             counters.add, lambda: self.leadership.reign is not None,
         )  # fmt: skip
+        await errands.load()
         await self._union.load()
         bad = await world.outbox.set_aside_garbage()
         if bad:
@@ -382,7 +331,7 @@ class Node:
         running, _ = self.agent.load()
         return NodeView(
             id=self.me, name=self.name, role="", address=addresses[0] if addresses else "", heard_s=0.0,
-            slots=self._world.pool.slots, running=running, behind=None,
+            slots=self._world.pool.slots, running=running, behind=None, drained=self.agent.drained,
         )  # fmt: skip
 
     def _health(self) -> Health:

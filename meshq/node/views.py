@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 
 from meshq.config import Config
+from meshq.core.infos import Names
 from meshq.core.limits import WAIT_S_MAX
 from meshq.core.ports import Clock
 from meshq.core.reports import NodeView, Status, TaskView, TaskViews
@@ -17,6 +18,7 @@ from meshq.errors import NotFound
 from meshq.node.elector import Elector
 from meshq.node.leadership import Leadership
 from meshq.node.peers import Peers
+from meshq.node.reign import Reign
 from meshq.node.replicator import Replicator
 from meshq.node.waiters import Waiters
 from meshq.store import queue
@@ -24,6 +26,7 @@ from meshq.store.database import Connection
 from meshq.store.outbox import Outbox
 
 RECHECK_S = 1.0
+CENSUS_WAIT_S = 3.0  # for what workers know, right after a takeover
 MERGE_SHOWN_MS = 3_600_000  # how long the status shows what merged last
 
 
@@ -95,7 +98,8 @@ class Views:
     async def page(self, query: TasksQuery) -> TaskViews:
         """A page of tasks, newest first."""
         shown, committed = self._replicator.shown(), dict(self._replicator.committed)
-        return await self._replicator.database.read(lambda conn: queue.page(conn, query, shown, committed))
+        found = await self._replicator.database.read(lambda conn: queue.page(conn, query, shown, committed))
+        return TaskViews(tasks=tuple(map(self._live, found.tasks)), next=found.next)
 
     async def _finished(self, ids: tuple[str, ...], owner: str, wait_s: float) -> list[TaskView]:
         """The tasks, as soon as one is finished or the wait is over."""
@@ -107,12 +111,46 @@ class Views:
                 views = await self._replicator.database.read(partial(_views, ids, owner, shown, committed))
                 left_s = deadline - self._clock.boot_s()
                 if left_s <= 0 or any(view.state in FINISHED for view in views):
-                    return views
+                    return [self._live(view) for view in views]
                 try:
                     async with asyncio.timeout(min(left_s, RECHECK_S)):
                         await event.wait()
                 except TimeoutError:
                     pass  # rows that a pull brought wake nobody
+
+    def _live(self, view: TaskView) -> TaskView:
+        """The same, with what only its leader knows: how far its run is, and whether one that was called off ended."""
+        reign = self._leadership.reign
+        if reign is None or view.worker is None:
+            return view
+        claims = reign.dispatcher.claims
+        if view.state == State.RUNNING:
+            claim = claims.of(view.id)
+            return view if claim is None or claim.progress is None else replace(view, progress=claim.progress)
+        if view.state != State.CANCELLED:
+            return view
+        unheard = view.worker not in claims.workers and not reign.dispatcher.census_over
+        ending = unheard or claims.is_ending(view.id, view.worker, self._clock.boot_s())
+        return replace(view, ending=ending)
+
+    async def ended(self, view: TaskView, wait_s: float) -> TaskView:
+        """As leader: a task that was called off, once its run has ended or the wait is over."""
+        reign = self._leadership.reign
+        deadline = self._clock.boot_s() + min(wait_s, WAIT_S_MAX)
+        while True:
+            view = self._live(view)
+            left_s = deadline - self._clock.boot_s()
+            if not view.ending or left_s <= 0 or reign is None or self._leadership.reign is not reign:
+                return view
+            heard = reign.dispatcher.heard
+            await heard.after(heard.count, min(left_s, RECHECK_S))
+
+    async def names(self, reign: Reign) -> Names:
+        """As leader: the tasks that can be submitted; right after a takeover the workers have time to tell them."""
+        dispatcher, deadline = reign.dispatcher, self._clock.boot_s() + CENSUS_WAIT_S
+        while not dispatcher.all_told() and (left_s := deadline - self._clock.boot_s()) > 0:
+            await dispatcher.census.after(dispatcher.census.count, left_s)
+        return Names(names=tuple(dispatcher.claims.names(self._clock.boot_s())))
 
     async def page_with_queued(self, query: TasksQuery) -> TaskViews:
         """As `page`; what waits in this node's outbox comes first, on the first page."""
@@ -120,7 +158,11 @@ class Views:
         if query.after is not None or query.state not in (None, State.PENDING):
             return found
         specs = [spec for _, spec in await self._outbox.submits(query.limit)]
-        fit = [spec.id for spec in specs if query.name in (None, spec.name) and query.owner in ("", spec.owner)]
+        fit = [
+            spec.id
+            for spec in specs
+            if query.name in (None, spec.name) and query.batch in (None, spec.batch) and query.owner in ("", spec.owner)
+        ]
         views = await self._outbox.submit_views(fit)
         return TaskViews(tasks=(*reversed(views), *found.tasks), next=found.next)
 
@@ -181,6 +223,7 @@ class Views:
             running=worker.running if worker else (hello.running if hello else 0),
             behind=self._replicator.behind(node) if reign else None,
             paused=reign.dispatcher.paused(node) if reign else "",
+            drained=worker is not None and worker.drained,
         )
         return self._with_role(view, leader)
 

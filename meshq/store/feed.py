@@ -6,7 +6,7 @@ Plain functions of a connection, each called inside a transaction. Keys and vect
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from operator import attrgetter
 from typing import Any
 
@@ -14,7 +14,7 @@ from meshq.core import quorum
 from meshq.core.membership import NOBODY, Roster
 from meshq.core.messages import Rows
 from meshq.core.reports import MergeReport
-from meshq.core.task import COLUMNS, Task
+from meshq.core.task import ADDED, COLUMNS, State, Task, plain_order_ms
 from meshq.errors import InvariantBroken, StaleEpoch
 from meshq.store import clashes, fullcopy, stories, values
 from meshq.store.clusters import dissolve
@@ -53,6 +53,9 @@ __all__ = [
 ]  # fmt: skip
 
 _task_row = attrgetter(*COLUMNS)
+_STATE = COLUMNS.index("state")
+_STORY = COLUMNS.index("story") - COLUMNS.index("seq") - 1  # among the columns behind the stamp
+_UNTOLD = tuple(column.default for column in fields(Task) if column.name in ADDED[:-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +66,8 @@ class Pen:
         node: Its id.
         epoch: The epoch that it leads.
         majority: Whether a majority is behind it; what is finished under it then is marked so.
-        version: The protocol version that all replicas speak; with 1 neither stories nor owners are written, which some
-            could not keep.
+        version: The protocol version that all replicas speak; with 1 the columns that version 2 added are written as
+            they are where nobody told them, since some replicas could not keep them.
     """
 
     node: str
@@ -141,14 +144,22 @@ def write_tasks(conn: Connection, pen: Pen, tasks: Sequence[Task]) -> int:
     stamp = stories.stamp(pen.epoch, pen.node)
     rows = []
     for seq, task in enumerate(tasks, first):
-        id_, rank, majority, _, version, _, _, *rest, story, owner = _task_row(task)
+        id_, rank, majority, _, version, _, _, *rest = _task_row(task)
         if rank == 1 and pen.majority:
             majority = 1
-        story, owner = (stories.completed(story, stamp), owner) if pen.version > 1 else (b"", "")
-        rows.append((id_, rank, majority, pen.epoch, version, pen.node, seq, *rest, story, owner))
+        if pen.version > 1:
+            rest[_STORY] = stories.completed(task.story, stamp)
+        else:
+            rest[_STORY:] = _untold(task)
+        rows.append((id_, rank, majority, pen.epoch, version, pen.node, seq, *rest))
     changed = _upsert(conn, UPSERT_TASKS, rows)
     _check_written(pen, changed, [task.epoch for task in tasks], "tasks")
     return first + len(tasks) - 1
+
+
+def _untold(task: Task) -> tuple[Any, ...]:
+    """The added columns as a node has them that version 1 told the others."""
+    return (*_UNTOLD, plain_order_ms(task.submitted_ms, task.priority))
 
 
 def upsert_payloads(conn: Connection, rows: Sequence[tuple[Any, ...]]) -> int:
@@ -350,7 +361,8 @@ def _merge(conn: Connection, unpacked: Unpacked, pen: Pen | None, shown: bool) -
     if shown:
         fullcopy.shown(conn, [row[0] for row in unpacked.tasks])
     values.delete_of(conn, [row[0] for row in newer if row[1] == 2])
-    values.delete_of_purged(conn, [row[0] for row in unpacked.payloads])
+    values.delete_checkpoints(conn, [row[0] for row in newer if row[_STATE] == State.DONE])
+    values.delete_late(conn, [row[0] for row in unpacked.payloads])
     if any(row[0].startswith(values.REPORT_PREFIX) for row in unpacked.payloads):
         values.trim_reports(conn)
     roster = _upsert(conn, UPSERT_ROSTER, unpacked.roster)

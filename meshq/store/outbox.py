@@ -24,11 +24,14 @@ T = TypeVar("T")
 Entry = tuple[int, int, str, T]  # number, wall clock, boot, what it holds
 
 READ_BYTES_MAX = 8 << 20
-_RESULT, _SUBMIT = "result", "submit"
+# What a run kept on its way is of a kind of its own, so that a newer one can take its place.
+_RESULT, _KEPT, _SUBMIT = "result", "kept", "submit"
 _DECODERS: dict[str, msgspec.msgpack.Decoder[Any]] = {
     _RESULT: msgspec.msgpack.Decoder(Outcome),
+    _KEPT: msgspec.msgpack.Decoder(Outcome),
     _SUBMIT: msgspec.msgpack.Decoder(TaskSpec),
 }
+_INSERT = "INSERT OR IGNORE INTO entries (kind, put_ms, boot, task, body) VALUES (?, ?, ?, ?, ?)"
 _AMONG = "IN (SELECT value FROM json_each(?))"
 
 
@@ -51,12 +54,26 @@ class Outbox:
         await self._database.close()
 
     async def put_results(self, outcomes: Sequence[Outcome], boot: str) -> None:
-        """Keeps outcomes of runs of this boot; returns when they are on disk."""
-        await self._put(_RESULT, boot, [(outcome.task, pack(outcome)) for outcome in outcomes])
+        """Keeps outcomes of runs of this boot; returns when they are on disk.
+
+        Of what runs of one task kept on their way, the newest takes the place of the others.
+        """
+        put_ms = self._wall_ms()
+        rows = [
+            (_KEPT if outcome.kind == _KEPT else _RESULT, put_ms, boot, outcome.task, pack(outcome))
+            for outcome in outcomes
+        ]
+        older = [(task,) for kind, _, _, task, _ in rows if kind == _KEPT]
+
+        def work(conn: Connection) -> None:
+            conn.executemany("DELETE FROM entries WHERE kind = 'kept' AND task = ?", older)
+            conn.executemany(_INSERT, rows)
+
+        await self._database.write(work)
 
     async def results(self, limit: int) -> list[tuple[int, str, Outcome]]:
         """The oldest outcomes: entry number, boot of the run, outcome."""
-        entries: list[Entry[Outcome]] = await self._entries(_RESULT, limit)
+        entries: list[Entry[Outcome]] = await self._entries((_RESULT, _KEPT), limit)
         return [(entry, boot, outcome) for entry, _, boot, outcome in entries]
 
     async def put_submits(self, specs: Sequence[TaskSpec]) -> None:
@@ -70,11 +87,13 @@ class Outbox:
                 f"there is no leader, and at most {self._tasks_max} tasks are kept here for the next one; try again "
                 "when there is one"
             )
-        await self._put(_SUBMIT, "", [(spec.id, pack(spec)) for spec in specs])
+        put_ms = self._wall_ms()
+        rows = [(_SUBMIT, put_ms, "", spec.id, pack(spec)) for spec in specs]
+        await self._database.write(lambda conn: conn.executemany(_INSERT, rows).close())
 
     async def submits(self, limit: int) -> list[tuple[int, TaskSpec]]:
         """The oldest tasks: entry number, task."""
-        entries: list[Entry[TaskSpec]] = await self._entries(_SUBMIT, limit)
+        entries: list[Entry[TaskSpec]] = await self._entries((_SUBMIT,), limit)
         return [(entry, spec) for entry, _, _, spec in entries]
 
     async def drop(self, entries: Sequence[int]) -> None:
@@ -112,18 +131,18 @@ class Outbox:
     async def submit_views(self, ids: Collection[str]) -> list[TaskView]:
         """Those of these tasks that wait here, as people see them, in this order."""
 
-        def work(conn: Connection) -> list[tuple[int, int, str, bytes]]:
-            sql = f"SELECT entry, put_ms, boot, body FROM entries WHERE kind = 'submit' AND task {_AMONG}"
+        def work(conn: Connection) -> list[tuple[int, str, int, str, bytes]]:
+            sql = f"SELECT entry, kind, put_ms, boot, body FROM entries WHERE kind = 'submit' AND task {_AMONG}"
             return conn.execute(sql, (as_json(ids),)).fetchall()
 
-        good, _ = _decoded(_SUBMIT, await self._database.read(work))
+        good, _ = _decoded(await self._database.read(work))
         views = {spec.id: _view(spec, put_ms) for _, put_ms, _, spec in good}
         return [views[id_] for id_ in dict.fromkeys(ids) if id_ in views]
 
     async def expire(self, now_ms: int, ttl_s: float) -> int:
         """Forgets outcomes that waited longer than this, and tells how many. Submitted tasks are kept for ever."""
         before_ms = now_ms - int(ttl_s * 1000)
-        sql = "DELETE FROM entries WHERE kind = 'result' AND put_ms < ?"
+        sql = "DELETE FROM entries WHERE kind IN ('result', 'kept') AND put_ms < ?"
         return await self._database.write(lambda conn: conn.execute(sql, (before_ms,)).rowcount)
 
     async def set_aside_garbage(self) -> int:
@@ -139,23 +158,18 @@ class Outbox:
 
         return await self._database.write(work)
 
-    async def _put(self, kind: str, boot: str, bodies: Sequence[tuple[str, bytes]]) -> None:
-        put_ms = self._wall_ms()
-        rows = [(kind, put_ms, boot, task, body) for task, body in bodies]
-        sql = "INSERT OR IGNORE INTO entries (kind, put_ms, boot, task, body) VALUES (?, ?, ?, ?, ?)"
-        await self._database.write(lambda conn: conn.executemany(sql, rows).close())
-
-    async def _entries(self, kind: str, limit: int) -> list[Entry[Any]]:
+    async def _entries(self, kinds: tuple[str, ...], limit: int) -> list[Entry[Any]]:
         # Results may be large, so that a number of them alone bounds nothing.
         sql = (
-            "SELECT entry, put_ms, boot, body FROM (SELECT *, sum(length(body)) OVER (ORDER BY entry) AS bytes FROM"
-            " (SELECT * FROM entries WHERE kind = ? ORDER BY entry LIMIT ?))"
+            "SELECT entry, kind, put_ms, boot, body FROM"
+            " (SELECT *, sum(length(body)) OVER (ORDER BY entry) AS bytes FROM"
+            f" (SELECT * FROM entries WHERE kind {_AMONG} ORDER BY entry LIMIT ?))"
             " WHERE bytes - length(body) < ? ORDER BY entry"
         )
-        values = (kind, limit, READ_BYTES_MAX)
+        values = (as_json(kinds), limit, READ_BYTES_MAX)
         while True:
             rows = await self._database.read(lambda conn: conn.execute(sql, values).fetchall())
-            good, bad = _decoded(kind, rows)
+            good, bad = _decoded(rows)
             if not bad:
                 return good
             # Set aside at once and asked again, so that what can't be read never stands before what can.
@@ -181,10 +195,10 @@ def _is_of(owner: str, body: object) -> bool:
     return isinstance(spec, TaskSpec) and spec.owner == owner
 
 
-def _decoded(kind: str, rows: Sequence[tuple[int, int, str, Any]]) -> tuple[list[Entry[Any]], list[tuple[str, int]]]:
+def _decoded(rows: Sequence[tuple[int, str, int, str, Any]]) -> tuple[list[Entry[Any]], list[tuple[str, int]]]:
     good: list[Entry[Any]] = []
     bad: list[tuple[str, int]] = []
-    for entry, put_ms, boot, body in rows:
+    for entry, kind, put_ms, boot, body in rows:
         value, reason = _decode(kind, body)
         if reason is None:
             good.append((entry, put_ms, boot, value))
@@ -214,4 +228,9 @@ def _view(spec: TaskSpec, put_ms: int) -> TaskView:
         submitted_ms=put_ms,
         queued=True,
         owner=spec.owner,
+        batch=spec.batch,
+        key=spec.key,
+        not_before_ms=spec.not_before_ms,
+        timeout_s=spec.timeout_s,
+        retries=spec.retries,
     )

@@ -10,16 +10,17 @@ import msgspec
 
 from meshq.core import task as moves
 from meshq.core.ids import short
+from meshq.core.limits import CHECKPOINT_BYTES_MAX
 from meshq.core.requests import Outcome
 from meshq.core.task import FINISHED, OPEN, State, Task
 from meshq.errors import Malformed
-from meshq.store import stories
+from meshq.store import stories, values
 from meshq.store.database import Connection
 from meshq.store.feed import Pen, read_seq, write_payload, write_tasks
 from meshq.store.reads import get_many
 from meshq.store.rows import pack
 
-OUTCOME_KINDS = frozenset({"done", "failed", "crashed", "released"})
+OUTCOME_KINDS = frozenset({"done", "failed", "crashed", "released", "kept"})
 CHILD_DIED = "child died"  # how the causes of crashes begin
 
 
@@ -100,8 +101,11 @@ def finish(
     crashes_max: int,
     now_ms: int,
     inline_bytes_max: int,
+    chance: Callable[[], float],
 ) -> FinishDone:
-    """Takes in how runs ended. A success counts while its task is open; all else only from the present claim.
+    """Takes in how runs ended, and what they kept on their way.
+
+    A success counts while its task is open; all else only from the present claim.
 
     Args:
         conn: In one transaction.
@@ -112,30 +116,56 @@ def finish(
         crashes_max: How many deaths of the child end a task as failed.
         now_ms: The wall clock.
         inline_bytes_max: Larger results become rows of their own.
+        chance: Random numbers in [0, 1), for the waits before retries.
 
     Raises:
-        Malformed: An outcome is of no known kind; nothing was changed.
+        Malformed: An outcome is of no known kind, or what it kept is missing or too large; nothing was changed.
     """
     for outcome in outcomes:
-        if outcome.kind not in OUTCOME_KINDS:
-            raise Malformed(f"task {outcome.task}: {outcome.kind!r} is no kind of outcome")
+        _check(outcome)
     tasks = get_many(conn, [outcome.task for outcome in outcomes])
     changed: dict[str, Task] = {}
     dropped: dict[str, str] = {}
+    kept: dict[str, bytes] = {}
     for outcome in outcomes:
+        reason = ""
         task = changed.get(outcome.task) or tasks.get(outcome.task)
         if task is None:
-            dropped[outcome.task] = "unknown"
+            reason = "unknown"
         elif task.state not in OPEN:
-            dropped[outcome.task] = "finished"
+            reason = "finished"
         elif outcome.kind == "done":
             changed[task.id] = _succeeded(conn, pen, task, outcome, worker, now_ms, inline_bytes_max)
-        elif task.state == State.RUNNING and present(task, outcome):
-            changed[task.id] = _ended(task, outcome, crashes_max, now_ms)
+        elif task.state != State.RUNNING or not present(task, outcome):
+            reason = "not the present claim"
+        elif outcome.kind == "kept":
+            kept[task.id] = outcome.checkpoint or b""
         else:
-            dropped[outcome.task] = "not the present claim"
+            changed[task.id] = _ended(task, outcome, crashes_max, now_ms, chance)
+        # How a run ended says what became of its outcomes, and not what it kept on its way.
+        if outcome.kind != "kept" or outcome.task not in changed:
+            dropped.pop(outcome.task, None)
+            if reason:
+                dropped[outcome.task] = reason
     write_tasks(conn, pen, list(changed.values()))
+    done = [task.id for task in changed.values() if task.state == State.DONE]
+    for id_, checkpoint in kept.items():
+        if id_ not in done:
+            write_payload(conn, pen, values.checkpoint_ref(id_), checkpoint)
+    values.delete_checkpoints(conn, done)
     return FinishDone(dropped, tuple(task.id for task in changed.values() if task.state in FINISHED))
+
+
+def _check(outcome: Outcome) -> None:
+    if outcome.kind not in OUTCOME_KINDS:
+        raise Malformed(f"task {outcome.task}: {outcome.kind!r} is no kind of outcome")
+    if outcome.kind != "kept":
+        return
+    if outcome.checkpoint is None:
+        raise Malformed(f"task {outcome.task}: an outcome of the kind kept has to bring a checkpoint")
+    if len(outcome.checkpoint) > CHECKPOINT_BYTES_MAX:
+        size = len(outcome.checkpoint)
+        raise Malformed(f"task {outcome.task}: a checkpoint of {size} bytes; at most {CHECKPOINT_BYTES_MAX} are kept")
 
 
 def _succeeded(
@@ -153,22 +183,22 @@ def _cause_of_success(task: Task, worker: str) -> str:
     return "succeeded" if task.worker == worker else "succeeded; another worker's claim stood"
 
 
-def _ended(task: Task, outcome: Outcome, crashes_max: int, now_ms: int) -> Task:
+def _ended(task: Task, outcome: Outcome, crashes_max: int, now_ms: int, chance: Callable[[], float]) -> Task:
     if outcome.kind == "released":
         return moves.released(task, now_ms, "released by a drain")
     if outcome.kind == "crashed":
-        return _crashed(task, outcome, crashes_max, now_ms)
+        return _crashed(task, outcome, crashes_max, now_ms, chance)
     error = outcome.error if outcome.error is not None else _error_with(None, "Failed", "the run failed")
     raised = f"raised {_type_of(error)}"
     if outcome.final or task.failures >= task.retries:
         why = "that is final" if outcome.final else "retries used up" if task.retries else "no retries"
         return moves.failed(task, error, now_ms, f"{raised}, {why}", raised=True)
-    wait_ms = moves.retry_delay_ms(task)
+    wait_ms = moves.retry_delay_ms(task, chance())
     cause = f"{raised}, retry {task.failures + 1} of {task.retries} in {wait_ms / 1000:g} s"
     return moves.retried(task, now_ms + wait_ms, error, now_ms, cause)
 
 
-def _crashed(task: Task, outcome: Outcome, crashes_max: int, now_ms: int) -> Task:
+def _crashed(task: Task, outcome: Outcome, crashes_max: int, now_ms: int, chance: Callable[[], float]) -> Task:
     crashes = task.crashes + 1
     if crashes >= crashes_max:
         where = _nodes_of(task, moves.Move.RETRY, task.worker, CHILD_DIED)
@@ -178,7 +208,7 @@ def _crashed(task: Task, outcome: Outcome, crashes_max: int, now_ms: int) -> Tas
     error = outcome.error if outcome.error is not None else _error_with(None, "Failed", "the run failed")
     if outcome.final:
         return moves.failed(task, error, now_ms, "child died, that is final", crashed=True)
-    wait_ms = moves.retry_delay_ms(task)
+    wait_ms = moves.retry_delay_ms(task, chance())
     cause = f"{CHILD_DIED}, {crashes} of at most {crashes_max - 1} times, again in {wait_ms / 1000:g} s"
     return moves.retried(task, now_ms + wait_ms, error, now_ms, cause, crashed=True)
 

@@ -28,7 +28,8 @@ CANDIDATES_MAX = 5
 TASK_COLUMNS = ", ".join(f"tasks.{column}" for column in COLUMNS)
 _VIEW_FIELDS = (
     "id", "name", "state", "attempt", "error", "retry_of", "priority", "worker", "failures", "crashes",
-    "losses", "submitted_ms", "started_ms", "finished_ms", "owner",
+    "losses", "submitted_ms", "started_ms", "finished_ms", "owner", "batch", "key", "not_before_ms", "timeout_s",
+    "retries",
 )  # fmt: skip
 _VIEW_COLUMNS = ", ".join(f"tasks.{column}" for column in (*_VIEW_FIELDS, "majority", "writer", "seq"))
 _AMONG = "tasks.id IN (SELECT value FROM json_each(?))"
@@ -53,6 +54,8 @@ def find(conn: Connection, text: str, owner: str = "") -> str:
     asked = {"text": text, "size": len(text), "limit": CANDIDATES_MAX + 1, "owner": owner}
     if conn.execute(f"SELECT 1 FROM tasks WHERE id = :text AND rank < 2{owned}", asked).fetchone():
         return text
+    if conn.execute(f"SELECT 1 FROM tasks WHERE id = :text{owned}", asked).fetchone():
+        raise NotFound(f"task {text} had finished and was purged; nothing is left of it")
     if len(text) >= ID_LENGTH:
         raise NotFound(f"there is no task {text!r}")
     if len(text) < limits.ID_CHARS_MIN:
@@ -161,12 +164,17 @@ def page(
     if query.owner:
         conditions.append("owner = ? AND owner <> ''")
         values.append(query.owner)
+    if query.batch is not None:
+        conditions.append("batch = ?")
+        values.append(query.batch)
     if query.after is not None:
         conditions.append("id < ?")
         values.append(query.after)
+    # Without statistics SQLite would take the index of a state for as good, and look through all tasks in it.
+    index = "" if query.batch is None else "INDEXED BY tasks_batch"
     limit = min(max(query.limit, 1), limits.PAGE_TASKS_MAX)
     rows = conn.execute(
-        f"SELECT {_VIEW_COLUMNS} FROM tasks WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT ?",
+        f"SELECT {_VIEW_COLUMNS} FROM tasks {index} WHERE {' AND '.join(conditions)} ORDER BY id DESC LIMIT ?",
         (*values, limit + 1),
     ).fetchall()
     kept = list(_fitting(rows[:limit]))

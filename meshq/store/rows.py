@@ -17,7 +17,7 @@ from msgspec import Meta
 from meshq.core import limits
 from meshq.core.membership import Roster
 from meshq.core.messages import Rows
-from meshq.core.task import RANK, STORY_BYTES_MAX, State
+from meshq.core.task import RANK, STORY_BYTES_MAX, Backoff, State, plain_order_ms
 from meshq.errors import CorruptDatabase, Malformed
 from meshq.store.files import QUEUE_FILE
 
@@ -65,6 +65,10 @@ class TaskRow(msgspec.Struct, array_like=True, tag="task", frozen=True):
     finished_ms: _Whole | None
     story: Annotated[bytes, Meta(max_length=4 * STORY_BYTES_MAX)] = b""
     owner: Annotated[str, Meta(max_length=limits.CREDENTIAL_NAME_CHARS_MAX)] = ""
+    backoff: Annotated[str, Meta(max_length=limits.WORD_CHARS_MAX)] = Backoff.EXPONENTIAL.value
+    max_running: _Count = 0
+    keep_s: _Seconds | None = None
+    order_ms: _Whole | None = None
 
 
 class PayloadRow(msgspec.Struct, array_like=True, tag="payload", frozen=True):
@@ -154,7 +158,7 @@ def unpack_frame(rows: Rows) -> Unpacked:
             if isinstance(row, TaskRow):
                 if RANK[State(row.state)] != row.rank:
                     raise Malformed(f"task {row.id!r} is {row.state} and of rank {row.rank}")
-                unpacked.tasks.append(msgspec.structs.astuple(row))
+                unpacked.tasks.append(msgspec.structs.astuple(_ordered(row)))
             elif isinstance(row, PayloadRow):
                 unpacked.payloads.append(msgspec.structs.astuple(row))
             else:
@@ -166,6 +170,13 @@ def unpack_frame(rows: Rows) -> Unpacked:
     for vector in (rows.vector, rows.committed, rows.dropped):
         _check_vector(vector.items())
     return unpacked
+
+
+def _ordered(row: TaskRow) -> TaskRow:
+    """The row with its place in the queue, which one of version 1 does not tell."""
+    if row.order_ms is not None:
+        return row
+    return msgspec.structs.replace(row, order_ms=plain_order_ms(row.submitted_ms, row.priority))
 
 
 def _explained(error: msgspec.MsgspecError, frame: bytes) -> str:

@@ -2,7 +2,7 @@
 -- It equals the migrations applied in order; a test compares the two.
 
 -- One row for each task; the columns are the fields of core.task.Task. The rowid is the order of arrival here:
--- it survives every later version of the row, and claims go by it.
+-- it survives every later version of the row, and of waiting tasks with one order_ms the least goes first.
 CREATE TABLE tasks (
     id TEXT NOT NULL PRIMARY KEY,
     rank INTEGER NOT NULL,
@@ -35,21 +35,33 @@ CREATE TABLE tasks (
     started_ms INTEGER,
     finished_ms INTEGER,
     story BLOB NOT NULL DEFAULT x'',
-    owner TEXT NOT NULL DEFAULT ''
+    owner TEXT NOT NULL DEFAULT '',
+    backoff TEXT NOT NULL DEFAULT 'exponential',
+    max_running INTEGER NOT NULL DEFAULT 0,
+    keep_s REAL,
+    order_ms INTEGER NOT NULL DEFAULT 0
 );
 
 CREATE INDEX tasks_stamp ON tasks (writer, seq);
 CREATE INDEX tasks_state ON tasks (state, id);
-CREATE INDEX tasks_pending ON tasks (priority DESC) WHERE state = 'pending';
+-- Waiting tasks in groups, since a claim passes over a whole one: of a name that its worker does not know or whose bound
+-- is reached. Within a group they go by order_ms, then by the rowid.
+CREATE INDEX tasks_pending ON tasks (name, max_running, not_before_ms > 0, order_ms) WHERE state = 'pending';
 CREATE INDEX tasks_due ON tasks (not_before_ms) WHERE state = 'pending' AND not_before_ms > 0;
-CREATE INDEX tasks_running ON tasks (worker) WHERE state = 'running';
-CREATE INDEX tasks_finished ON tasks (finished_ms) WHERE rank = 1;
+CREATE INDEX tasks_running ON tasks (name, worker) WHERE state = 'running';
+-- Finished tasks by when they are to be purged: those that are kept as long as all others are, and those that are not.
+CREATE INDEX tasks_finished ON tasks (finished_ms) WHERE rank = 1 AND keep_s IS NULL;
+CREATE INDEX tasks_kept ON tasks (CAST(finished_ms + keep_s * 1000 AS INTEGER)) WHERE rank = 1 AND keep_s IS NOT NULL;
+CREATE INDEX tasks_tombstones ON tasks (writer, seq) WHERE rank = 2;
+CREATE INDEX tasks_batch ON tasks (batch, id) WHERE batch IS NOT NULL;
+CREATE INDEX tasks_retry ON tasks (retry_of) WHERE retry_of IS NOT NULL;
 CREATE INDEX tasks_key ON tasks (key, id) WHERE key IS NOT NULL;
 CREATE INDEX tasks_owner ON tasks (owner, id) WHERE owner <> '';
 
 -- Large arguments and results: rows of their own, so that a task's moves do not send them again. Those of a task
--- are named TASK/args, TASK/result/..., and TASK/clash/... for an outcome that lost; reports of merges merge/...;
--- credentials credential/NAME, and credential/NAME/revoked once they are valid no more.
+-- are named TASK/args, TASK/result/..., TASK/checkpoint for what its run kept last, and TASK/clash/... for an outcome
+-- that lost; reports of merges merge/...; credentials credential/NAME, and credential/NAME/revoked once they are valid
+-- no more.
 CREATE TABLE payloads (
     ref TEXT NOT NULL PRIMARY KEY,
     epoch INTEGER NOT NULL,

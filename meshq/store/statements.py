@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from meshq.core.task import COLUMNS
+from meshq.core.limits import PRIORITY_MAX, TIME_MS_MAX
+from meshq.core.task import ADDED, COLUMNS, PLAIN_STEP_S, Backoff
 
 PAYLOAD_COLUMNS = ("ref", "epoch", "version", "writer", "seq", "body")
 ROSTER_COLUMNS = (
@@ -70,7 +71,11 @@ BEYOND = {
         "roster": _beyond("roster", "roster", roster_columns),
     }
     for version, task_columns, roster_columns in (
-        (1, COLUMNS[: COLUMNS.index("story")], ROSTER_COLUMNS[: ROSTER_COLUMNS.index("absorbed")]),
+        (
+            1,
+            tuple(column for column in COLUMNS if column not in ADDED),
+            ROSTER_COLUMNS[: ROSTER_COLUMNS.index("absorbed")],
+        ),
         (2, COLUMNS, ROSTER_COLUMNS),
     )
 }
@@ -95,6 +100,16 @@ def _restamp(table: str, columns: Sequence[str], conflict: str, same: dict[str, 
     return f"{_writers(table)} SELECT count(*) {rows}", f"{_writers(table)} {insert}"
 
 
+# As core.task.plain_order_ms.
+_PLAIN_ORDER_MS = (
+    f"max(-{TIME_MS_MAX}, min({TIME_MS_MAX},"
+    f" t.submitted_ms - max(-{PRIORITY_MAX}, min({PRIORITY_MAX}, t.priority)) * {int(PLAIN_STEP_S * 1000)}))"
+)
+# The added columns as a node has them that version 1 told the others.
+_UNTOLD = {
+    "story": "x''", "owner": "''", "backoff": f"'{Backoff.EXPONENTIAL}'", "max_running": "0", "keep_s": "NULL",
+    "order_ms": _PLAIN_ORDER_MS,
+}  # fmt: skip
 # For each table: how many rows there are to be written again, and how they are.
 RESTAMP = {
     # A payload's body stays where it is: only its stamp moves.
@@ -106,8 +121,7 @@ RESTAMP = {
         "tasks", COLUMNS, _TASK_CONFLICT,
         {
             "majority": "CASE WHEN t.rank = 1 THEN max(t.majority, :majority) ELSE t.majority END",
-            "story": "CASE WHEN :whole THEN t.story ELSE x'' END",
-            "owner": "CASE WHEN :whole THEN t.owner ELSE '' END",
+            **{column: f"CASE WHEN :whole THEN t.{column} ELSE {untold} END" for column, untold in _UNTOLD.items()},
         },
     ),
 }  # fmt: skip

@@ -1,6 +1,7 @@
 """The rows of `payloads` by name: whose they are, and which of them go. Plain functions of a connection.
 
-A task's are named `TASK/args`, `TASK/result/...` and `TASK/clash/...`, the reports of merges `merge/...`.
+A task's are named `TASK/args`, `TASK/result/...`, `TASK/checkpoint` and `TASK/clash/...`, the reports of merges
+`merge/...`.
 """
 
 from __future__ import annotations
@@ -10,13 +11,20 @@ from collections.abc import Iterable
 import msgspec
 
 from meshq.core.reports import MergeReport
+from meshq.core.task import State
 from meshq.store.database import Connection
 from meshq.store.rows import as_json
 
 REPORTS_MAX = 50
 REPORT_PREFIX = "merge/"
+CHECKPOINT = "/checkpoint"
 
 _report_decoder = msgspec.msgpack.Decoder(MergeReport)
+
+
+def checkpoint_ref(task: str) -> str:
+    """The name of what a run of this task kept last, for the next one."""
+    return f"{task}{CHECKPOINT}"
 
 
 def body_of(conn: Connection, ref: str | None) -> bytes | None:
@@ -31,14 +39,22 @@ def delete_of(conn: Connection, tasks: Iterable[str]) -> None:
     conn.executemany("DELETE FROM payloads WHERE ref > ? || '/' AND ref < ? || '0'", ((id_, id_) for id_ in tasks))
 
 
-def delete_of_purged(conn: Connection, refs: Iterable[str]) -> None:
-    """Deletes those of these values whose task was purged meanwhile: they came late."""
+def delete_checkpoints(conn: Connection, tasks: Iterable[str]) -> None:
+    """Deletes what runs of these tasks kept: no run comes after them."""
+    refs = as_json(map(checkpoint_ref, tasks))
+    conn.execute("DELETE FROM payloads WHERE ref IN (SELECT value FROM json_each(?))", (refs,))
+
+
+def delete_late(conn: Connection, refs: Iterable[str]) -> None:
+    """Deletes those of these values that came late: their task was purged meanwhile, or is done and needs no more."""
     tasks = {ref.partition("/")[0] for ref in refs}
     if tasks:
-        purged = conn.execute(
-            "SELECT id FROM tasks WHERE id IN (SELECT value FROM json_each(?)) AND rank = 2", (as_json(sorted(tasks)),)
-        )
-        delete_of(conn, [id_ for (id_,) in purged])
+        states = conn.execute(
+            "SELECT id, state FROM tasks WHERE id IN (SELECT value FROM json_each(?)) AND state IN ('purged', 'done')",
+            (as_json(sorted(tasks)),),
+        ).fetchall()
+        delete_of(conn, [id_ for id_, state in states if state == State.PURGED])
+        delete_checkpoints(conn, [id_ for id_, state in states if state == State.DONE])
 
 
 def reports(conn: Connection) -> list[tuple[str, MergeReport]]:

@@ -73,6 +73,6 @@ def drop(conn: Connection, dropped: Mapping[str, int]) -> int:
     conn.executemany(_RAISE.format(table="dropped"), further)
     before = conn.total_changes
     conn.executemany(
-        "DELETE FROM tasks INDEXED BY tasks_state WHERE state = 'purged' AND writer = ? AND seq <= ?", further
+        "DELETE FROM tasks INDEXED BY tasks_tombstones WHERE rank = 2 AND writer = ? AND seq <= ?", further
     )
     return conn.total_changes - before

@@ -14,6 +14,7 @@ import traceback
 import types
 import typing
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
@@ -21,6 +22,8 @@ from typing import Any, Literal, TypeVar, overload
 from meshq.core.infos import Param, TaskInfo
 from meshq.core.limits import NAME_CHARS_MAX
 from meshq.errors import ConfigError, UnknownTask
+from meshq.tasks import options
+from meshq.tasks.options import Options
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -29,6 +32,8 @@ log = logging.getLogger("meshq")
 BUILT_IN = ("meshq.tasks.basic", "meshq.tasks.primes", "meshq.tasks.compute")
 # No blank and no `=`: a name stands on a command line. No leading `-` for the same reason.
 _NAME = re.compile(r"\w[\w.:/-]*")
+# A longer default is shown as `…`.
+DEFAULT_CHARS_MAX = 100
 _WORDS: dict[Any, str] = {
     int: "int", float: "float", str: "str", bool: "bool", bytes: "bytes", list: "list", dict: "dict",
     tuple: "tuple", set: "set", frozenset: "set", datetime.datetime: "datetime", types.NoneType: "none",
@@ -40,14 +45,16 @@ class Registry:
 
     def __init__(self) -> None:
         self._functions: dict[str, Callable[..., Any]] = {}
+        self._options: dict[str, Options] = {}
         self.additions = 0
 
-    def add(self, function: Callable[..., Any], name: str | None = None) -> None:
+    def add(self, function: Callable[..., Any], name: str | None = None, options: Options | None = None) -> None:
         """Takes a function in.
 
         Args:
             function: What the task runs; a plain function or an async one.
             name: The task's name; the function's own by default.
+            options: How it is to be run; nothing is said about that by default.
 
         Raises:
             ConfigError: The name is no good, or taken by another function.
@@ -66,6 +73,7 @@ class Registry:
                 f"two tasks are called {name}: {_place(known)} and {_place(function)}; rename one with @task(name=…)"
             )
         self._functions[name] = function
+        self._options[name] = options or Options()
         self.additions += 1
 
     def stand_in(self, module: types.ModuleType) -> bool:
@@ -94,6 +102,10 @@ class Registry:
             raise UnknownTask(f"no task is called {name!r:.80}; {hint}")
         return function
 
+    def options(self, name: str) -> Options:
+        """How the task of this name, which there is, is to be run."""
+        return self._options[name]
+
     def allowed(self, patterns: Collection[str]) -> tuple[str, ...]:
         """The names of the tasks that fit one of these patterns, sorted; all where there is no pattern.
 
@@ -119,35 +131,71 @@ class Registry:
 
     def infos(self, names: Iterable[str] | None = None) -> tuple[TaskInfo, ...]:
         """What is told about each of these tasks; about all, sorted by name, where none are named."""
-        return tuple(describe(self._functions[name], name) for name in (self.names() if names is None else names))
+        return tuple(self._info(name) for name in (self.names() if names is None else names))
+
+    def _info(self, name: str) -> TaskInfo:
+        options = self._options[name]
+        return replace(
+            describe(self._functions[name], name), priority=options.priority, timeout_s=options.timeout_s,
+            retries=options.retries, max_running=options.max_running,
+        )  # fmt: skip
 
 
 DEFAULT = Registry()
 
 
+Kinds = type[BaseException] | tuple[type[BaseException], ...]
+
+
 @overload
 def task(function: Function, /) -> Function: ...
 @overload
-def task(*, name: str | None = None) -> Callable[[Function], Function]: ...
-def task(function: Function | None = None, /, *, name: str | None = None) -> Function | Callable[[Function], Function]:
+def task(
+    *,
+    name: str | None = None,
+    retries: int | None = None,
+    timeout_s: float | None = None,
+    priority: int | None = None,
+    max_running: int | None = None,
+    final: Kinds = (),
+) -> Callable[[Function], Function]: ...
+def task(
+    function: Function | None = None,
+    /,
+    *,
+    name: str | None = None,
+    retries: int | None = None,
+    timeout_s: float | None = None,
+    priority: int | None = None,
+    max_running: int | None = None,
+    final: Kinds = (),
+) -> Function | Callable[[Function], Function]:
     """Makes a function a task, under its own name or the given one. The function itself stays as it was.
+
+    What it says about how the task is to be run counts for each submit that leaves it open.
 
     Args:
         function: The function; the decorator is used without brackets then.
         name: The task's name.
+        retries: How many times it is tried again after a failure, 0 to 1,000.
+        timeout_s: Seconds after which a run is ended and has failed, up to 30 days.
+        priority: The higher, the earlier; 0 for those that say nothing.
+        max_running: How many of this name run at once in the whole cluster; 0 for any number.
+        final: Exceptions (and their subclasses) after which it is not tried again; `meshq.Final` always is one.
 
     Raises:
-        ConfigError: The name is no good, or taken by another function.
+        ConfigError: The name is no good, or taken by another function; or an option is out of its range.
     """
-    if function is not None:
-        DEFAULT.add(function, name)
-        return function
 
     def decorate(decorated: Function) -> Function:
-        DEFAULT.add(decorated, name)
+        checked = options.checked(
+            _place(decorated), retries=retries, timeout_s=timeout_s, priority=priority, max_running=max_running,
+            final=final,
+        )  # fmt: skip
+        DEFAULT.add(decorated, name, checked)
         return decorated
 
-    return decorate
+    return decorate if function is None else decorate(function)
 
 
 def resolve(name: str) -> Callable[..., Any]:
@@ -217,9 +265,26 @@ def describe(function: Callable[..., Any], name: str | None = None) -> TaskInfo:
     for param in _parameters(function):
         word, choices = _type(hints.get(param.name, Any))
         required = param.default is param.empty and param.kind not in (param.VAR_POSITIONAL, param.VAR_KEYWORD)
-        params.append(Param(name=param.name, kind=param.kind.name, required=required, type=word, choices=choices))
+        params.append(
+            Param(
+                name=param.name, kind=param.kind.name, required=required, type=word, choices=choices,
+                default=_default(param),
+            )
+        )  # fmt: skip
     doc = (inspect.getdoc(function) or "").strip().split("\n")[0]
     return TaskInfo(name=name or function.__name__, doc=doc, params=tuple(params))
+
+
+def _default(param: inspect.Parameter) -> str:
+    if param.default is param.empty:
+        return ""
+    try:
+        text = repr(param.default)
+    except Exception as error:  # a repr of the user's own
+        log.debug("the default of %s can't be shown: %r", param.name, error)
+        return "…"
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return text if len(text) <= DEFAULT_CHARS_MAX and text.isprintable() else "…"
 
 
 def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:

@@ -9,18 +9,22 @@ import msgspec
 
 from meshq.core import ids, limits
 from meshq.core.requests import Outcome, Submit, SubmitResult, TaskSpec
-from meshq.core.task import FINISHED, OPEN
+from meshq.core.task import FINISHED, OPEN, Backoff
 from meshq.errors import Malformed, TooLarge
 from meshq.wire import codec, values
 
 S = TypeVar("S", bound=msgspec.Struct)
 
-OUTCOME_KINDS: Final = ("done", "failed", "crashed", "released")
+OUTCOME_KINDS: Final = ("done", "failed", "crashed", "released", "kept")
+BACKOFFS: Final = tuple(backoff.value for backoff in Backoff)
 STATES: Final = tuple(sorted(state.value for state in OPEN | FINISHED))
 
 
 class TaskForm(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """A task as it stands in the body of /submit-task: `args` and `kwargs`, or the packed `payload` of both."""
+    """A task as it stands in the body of /submit-task: `args` and `kwargs`, or the packed `payload` of both.
+
+    What is UNSET and not given is left to the task's own options.
+    """
 
     name: str
     args: Any = None
@@ -28,18 +32,22 @@ class TaskForm(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     payload: bytes | None = None
     id: str | None = None
     count: int = 1
-    priority: int = 0
+    priority: int | msgspec.UnsetType = msgspec.UNSET
     delay_s: float | None = None
     not_before_ms: int | None = None
-    timeout_s: float | None = None
-    retries: int = 0
+    timeout_s: float | msgspec.UnsetType | None = msgspec.UNSET
+    retries: int | msgspec.UnsetType = msgspec.UNSET
     backoff_s: float = 1.0
     key: str | None = None
     batch: str | None = None
+    backoff: str = Backoff.EXPONENTIAL.value
+    max_running: int | msgspec.UnsetType = msgspec.UNSET
+    keep_s: float | None = None
 
 
 class OutcomeForm(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """How a run ended, as it stands in the body of /submit-result: `result` and `error` as they are."""
+    """How a run ended, or what it kept, as it stands in the body of /submit-result: `result` and `error` as they are,
+    `checkpoint` in bytes."""
 
     task: str
     epoch: int
@@ -49,6 +57,7 @@ class OutcomeForm(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     error: dict[str, Any] | None = None
     final: bool = False
     run_s: float = 0.0
+    checkpoint: bytes | None = None
 
 
 class ResultForm(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -140,6 +149,17 @@ def node(text: str) -> str:
     return plain
 
 
+def batch(text: str) -> str:
+    """The name of a batch, as a person wrote it.
+
+    Raises:
+        Malformed: It can't be one.
+    """
+    if 0 < len(text) <= limits.KEY_CHARS_MAX:
+        return text
+    raise Malformed(f"batch: must be the name of a batch, of 1 to {limits.KEY_CHARS_MAX} characters, not {text[:60]!r}")
+
+
 def number(name: str, text: str, kind: type[int] | type[float]) -> Any:
     """A number out of a query.
 
@@ -168,6 +188,11 @@ def well_formed(request: Any) -> None:
         raise Malformed(f"a text outside of arguments and results is no Unicode: {error}") from error
 
 
+_LEFT_OPEN: Final = tuple(
+    field.name for field in msgspec.structs.fields(TaskForm) if field.default is msgspec.UNSET
+)  # fmt: skip
+
+
 def _specs(form_body: Any, where: str, new_id: Callable[[], str], now_ms: int, owner: str) -> Iterator[TaskSpec]:
     form = _converted(form_body, TaskForm, where)
     for name in ("count", "delay_s"):
@@ -185,13 +210,18 @@ def _specs(form_body: Any, where: str, new_id: Callable[[], str], now_ms: int, o
         raise Malformed(f"{where}name: must be a name without control characters, not {form.name[:60]!r}")
     if form.key == "" or form.batch == "":
         raise Malformed(f"{where}{'key' if form.key == '' else 'batch'}: must not be empty")
+    if form.backoff not in BACKOFFS:
+        raise Malformed(f"{where}backoff: must be one of {', '.join(BACKOFFS)}, not {form.backoff[:40]!r}")
     not_before_ms = now_ms + round(form.delay_s * 1000) if form.delay_s else form.not_before_ms or 0
     payload = _payload(form, where)
+    words = {word: getattr(form, word) for word in _LEFT_OPEN}
+    given = {word: value for word, value in words.items() if value is not msgspec.UNSET}
+    unset = tuple(word for word in _LEFT_OPEN if word not in given)
     for _ in range(form.count):
         spec = TaskSpec(
-            id=form.id or new_id(), name=form.name, payload=payload, priority=form.priority,
-            not_before_ms=not_before_ms, timeout_s=form.timeout_s, retries=form.retries, backoff_s=form.backoff_s,
-            key=form.key, batch=form.batch, owner=owner,
+            id=form.id or new_id(), name=form.name, payload=payload, not_before_ms=not_before_ms,
+            backoff_s=form.backoff_s, key=form.key, batch=form.batch, owner=owner, backoff=form.backoff,
+            keep_s=form.keep_s, unset=unset, **given,
         )  # fmt: skip
         codec.check(spec, where)
         yield spec
@@ -220,13 +250,15 @@ def _outcome(form: OutcomeForm, where: str) -> Outcome:
         raise Malformed(f"{where}kind: must be one of {', '.join(OUTCOME_KINDS)}, not {form.kind[:40]!r}")
     if (form.kind == "failed" or form.kind == "crashed") and form.error is None:
         raise Malformed(f"{where}error: a run that {form.kind} has one: {{type, message, traceback}}")
+    if (form.kind == "kept") is (form.checkpoint is None):
+        raise Malformed(f"{where}checkpoint: a run that kept something has it, and no other: bytes")
     error = None if form.error is None else values.pack(form.error, name=f"{where}error")
     if error is not None and len(error) > limits.ERROR_BYTES_MAX:
         raise TooLarge(f"{where}error: has {len(error)} bytes; at most {limits.ERROR_BYTES_MAX} are kept")
     outcome = Outcome(
         task=form.task, epoch=form.epoch, attempt=form.attempt, kind=form.kind,
         result=values.pack(form.result, name=f"{where}result") if form.kind == "done" else None,
-        error=error, final=form.final, run_s=form.run_s,
+        error=error, final=form.final, run_s=form.run_s, checkpoint=form.checkpoint,
     )  # fmt: skip
     codec.check(outcome, where)
     return outcome

@@ -17,19 +17,24 @@ from meshq.core.messages import Hello
 from meshq.core.requests import (
     Answer,
     Cancel,
+    CancelBatch,
     ChangeKey,
     ClusterStoryQuery,
     CredentialAdd,
     CredentialRevoke,
     CredentialsQuery,
+    Drain,
     Forget,
     Get,
     HealthQuery,
     Heartbeat,
+    LogQuery,
+    NamesQuery,
     Recover,
     Request,
     ResultsTaken,
     Retry,
+    RetryFailed,
     StatsQuery,
     StatusQuery,
     Stop,
@@ -42,7 +47,7 @@ from meshq.core.requests import (
     WaitQuery,
 )
 from meshq.errors import Forbidden, Malformed, MeshqError, NotFound, Stopping
-from meshq.wire import bodies, callers, codec, forms, shares, views
+from meshq.wire import asked, bodies, callers, codec, forms, shares, views
 from meshq.wire.callers import Caller
 from meshq.wire.waits import Waits
 
@@ -94,7 +99,7 @@ GATE: Final = web.AppKey("gate", Gate)
 CALLER: Final = web.RequestKey("caller", Caller)
 W = TypeVar("W", Get, Heartbeat, SubmitResult)
 R = TypeVar("R")
-_NEW_WORK: Final = frozenset({"/submit-task", "/get-task"})
+_NEW_WORK: Final = frozenset({"/submit-task", "/get-task", "/retry-failed"})
 
 
 def build_app(
@@ -133,7 +138,11 @@ def build_app(
         web.post("/task/{id}/cancel", to(Cancel, paths.cancel)),
         web.post("/task/{id}/retry", to(Retry, paths.retry)),
         web.get("/task/{id}/explain", to(TaskStoryQuery, paths.task_story)),
+        web.get("/task/{id}/log", to(LogQuery, paths.log)),
         web.get("/tasks", to(TasksQuery, paths.tasks)),
+        web.post("/batch/{batch}/cancel", to(CancelBatch, paths.cancel_batch)),
+        web.post("/retry-failed", to(RetryFailed, paths.retry_failed)),
+        web.get("/names", to(NamesQuery, paths.names)),
         web.post("/wait", to(WaitQuery, paths.wait)),
         web.get("/status", to(StatusQuery, paths.status)),
         web.get("/stats", to(StatsQuery, paths.stats)),
@@ -144,6 +153,8 @@ def build_app(
         web.post("/recover", to(Recover, paths.recover)),
         web.post("/key/{step}", to(ChangeKey, paths.change_key)),
         web.post("/forget/{node}", to(Forget, paths.forget)),
+        web.post("/drain/{node}", to(Drain, paths.drain)),
+        web.post("/resume/{node}", to(Drain, paths.resume)),
         web.post("/credential/{name}", to(CredentialAdd, paths.credential_add)),
         web.post("/credential/{name}/revoke", to(CredentialRevoke, paths.credential_revoke)),
         web.get("/credentials", to(CredentialsQuery, paths.credentials)),
@@ -184,24 +195,47 @@ class _Paths:
         return await self._answer(request, _own(request, message))
 
     async def task(self, request: web.Request) -> web.Response:
-        query = _query(request, "wait")
-        wait_s = forms.number("wait_s", query["wait"], float) if "wait" in query else 0.0
-        return await self._answer(request, TaskQuery(id=_task_id(request), wait_s=wait_s))
+        return await self._answer(
+            request, TaskQuery(id=asked.task_id(request), wait_s=asked.wait_s(asked.query(request, "wait")))
+        )
 
     async def cancel(self, request: web.Request) -> web.Response:
-        return await self._answer(request, Cancel(id=_task_id(request)))
+        return await self._answer(
+            request, Cancel(id=asked.task_id(request), wait_s=asked.wait_s(asked.query(request, "wait")))
+        )
+
+    async def cancel_batch(self, request: web.Request) -> web.Response:
+        return await self._answer(request, CancelBatch(batch=forms.batch(request.match_info["batch"])))
+
+    async def retry_failed(self, request: web.Request) -> web.Response:
+        return await self._answer(request, RetryFailed(batch=asked.batch(asked.query(request, "batch"))))
+
+    async def log(self, request: web.Request) -> web.Response:
+        query = asked.query(request, "after", "wait")
+        after = forms.number("after", query["after"], int) if "after" in query else 0
+        return await self._answer(request, LogQuery(id=asked.task_id(request), after=after, wait_s=asked.wait_s(query)))
+
+    async def names(self, request: web.Request) -> web.Response:
+        return await self._answer(request, NamesQuery())
+
+    async def drain(self, request: web.Request) -> web.Response:
+        return await self._answer(request, Drain(node=asked.node_or_this(request)))
+
+    async def resume(self, request: web.Request) -> web.Response:
+        return await self._answer(request, Drain(node=asked.node_or_this(request), resume=True))
 
     async def retry(self, request: web.Request) -> web.Response:
-        return await self._answer(request, Retry(id=_task_id(request)))
+        return await self._answer(request, Retry(id=asked.task_id(request)))
 
     async def tasks(self, request: web.Request) -> web.Response:
-        query = _query(request, "state", "name", "limit", "after")
+        query = asked.query(request, "state", "name", "limit", "after", "batch")
         state = query.get("state")
         if state is not None and state not in forms.STATES:
             raise Malformed(f"state: must be one of {', '.join(forms.STATES)}, not {state[:40]!r}")
         after = forms.task_id(query["after"]) if "after" in query else None
         limit = forms.number("limit", query["limit"], int) if "limit" in query else 50
-        return await self._answer(request, TasksQuery(state=state, name=query.get("name"), limit=limit, after=after))
+        page = TasksQuery(state=state, name=query.get("name"), limit=limit, after=after, batch=asked.batch(query))
+        return await self._answer(request, page)
 
     async def wait(self, request: web.Request) -> web.Response:
         return await self._answer(request, await self._read(request, partial(codec.convert, cls=WaitQuery)))
@@ -216,7 +250,7 @@ class _Paths:
         return await self._answer(request, HealthQuery())
 
     async def task_story(self, request: web.Request) -> web.Response:
-        return await self._answer(request, TaskStoryQuery(id=_task_id(request)))
+        return await self._answer(request, TaskStoryQuery(id=asked.task_id(request)))
 
     async def cluster_story(self, request: web.Request) -> web.Response:
         return await self._answer(request, ClusterStoryQuery())
@@ -238,7 +272,7 @@ class _Paths:
         step = request.match_info["step"]
         if step not in ("rotate", "finish"):
             raise Malformed(f"/key/: rotate or finish, not {step[:40]!r}")
-        return await self._answer(request, ChangeKey(step=step, force="force" in _query(request, "force")))
+        return await self._answer(request, ChangeKey(step=step, force="force" in asked.query(request, "force")))
 
     async def forget(self, request: web.Request) -> web.Response:
         return await self._answer(request, Forget(node=forms.node(request.match_info["node"])))
@@ -261,9 +295,11 @@ class _Paths:
         with self._waits.of(_account(request), message):
             answer = await self._service.call(message, local=request[CALLER].local)
         status = 202 if isinstance(answer, Submitted | ResultsTaken) and answer.queued else 200
+        as_text = not bodies.wants_msgpack(request)
         without = ("result",) if isinstance(message, TasksQuery) else ()
         return await self._bodies.aside.run(
-            lambda: bodies.answer(request, views.plain(answer, without), status), views.size_bytes(answer)
+            lambda: bodies.answer(request, views.plain(answer, without, as_text=as_text), status),
+            views.size_bytes(answer),
         )
 
 
@@ -293,18 +329,6 @@ def _own(request: web.Request, message: W) -> W:
     """A worker's request; a node speaks only for itself."""
     callers.check_node(request[CALLER], message.node)
     return message
-
-
-def _query(request: web.Request, *known: str) -> dict[str, str]:
-    """The query's parameters, all of them known."""
-    for name in request.query:
-        if name not in known:
-            raise Malformed(f"unknown parameter {name[:40]!r}; known are {', '.join(known)}")
-    return dict(request.query)
-
-
-def _task_id(request: web.Request) -> str:
-    return forms.task_id(request.match_info["id"])
 
 
 def _guard(gate: Gate, trusted: Callable[[], Collection[str]] | None, *, answer_s: float) -> Any:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Collection
 from typing import Any
 
 import msgspec
 
-from meshq.core.reports import Clash, TaskStory, TaskView, TaskViews
+from meshq.core.reports import Clash, Log, TaskStory, TaskView, TaskViews
 from meshq.core.requests import Got, Job
 from meshq.errors import Malformed, StoreError
 from meshq.wire import values
@@ -23,16 +24,19 @@ def size_bytes(answer: Any) -> int:
         case TaskStory():
             return sum(map(size_bytes, (answer.task, *answer.clashes)))
         case Got():
-            return sum(len(run.payload) for run in answer.jobs)
+            return sum(len(run.payload) + len(run.checkpoint or b"") for run in answer.jobs)
+        case Log():
+            return len(answer.text)
     return 0
 
 
-def plain(answer: Any, without: Collection[str] = ()) -> dict[str, Any]:
+def plain(answer: Any, without: Collection[str] = (), *, as_text: bool = False) -> dict[str, Any]:
     """An answer as the map of its fields.
 
     Args:
         answer: Any.
         without: Fields of tasks in a list that are left out.
+        as_text: Whether a log is shown as text, for who can't read bytes.
 
     Raises:
         StoreError: A value that was stored packed can't be read.
@@ -51,13 +55,15 @@ def plain(answer: Any, without: Collection[str] = ()) -> dict[str, Any]:
             }  # fmt: skip
         case Got():
             return {"epoch": answer.epoch, "jobs": [job(run) for run in answer.jobs]}
+        case Log():
+            return log(answer, as_text=as_text)
     fields: dict[str, Any] = _listed(msgspec.to_builtins(answer))
     return fields
 
 
 def task(view: TaskView) -> dict[str, Any]:
     """A task as people see it, the fields that matter most first."""
-    fields: dict[str, Any] = msgspec.to_builtins(view, builtin_types=(bytes,))
+    fields: dict[str, Any] = _listed(msgspec.to_builtins(view, builtin_types=(bytes,)))
     first = {
         "id": view.id, "name": view.name, "state": view.state,
         "result": _unpacked(view.result, "result", view.id), "error": _unpacked(view.error, "error", view.id),
@@ -83,8 +89,22 @@ def job(run: Job) -> dict[str, Any]:
         raise StoreError(f"the arguments of task {run.id} can't be read: {error}") from error
     return {
         "id": run.id, "name": run.name, "epoch": run.epoch, "attempt": run.attempt, "args": args, "kwargs": kwargs,
-        "timeout_s": run.timeout_s,
+        "timeout_s": run.timeout_s, "checkpoint": run.checkpoint,
     }  # fmt: skip
+
+
+def log(part: Log, *, as_text: bool) -> dict[str, Any]:
+    """A part of what a task printed: bytes, or text, which ends with a whole character where it can."""
+    fields: dict[str, Any] = msgspec.to_builtins(part, builtin_types=(bytes,))
+    if not as_text:
+        return fields
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    text = decoder.decode(part.text)
+    begun, _ = decoder.getstate()
+    if not text:
+        # A half character alone, to which nothing came: it is no character.
+        return fields | {"text": decoder.decode(b"", final=True)}
+    return fields | {"text": text, "next": part.next - len(begun)}
 
 
 def _listed(fields: Any) -> Any:

@@ -21,7 +21,7 @@ from meshq.core.requests import ClaimRef, Get, Got, Heartbeat, HeartbeatAnswer, 
 from meshq.errors import MeshqError
 from meshq.worker.backlog import Durations
 from meshq.worker.contact import Backoff, Calls, Epochs, OnEvent, Sleep
-from meshq.worker.handin import HandIn
+from meshq.worker.handin import KEPT, HandIn
 
 GET_FIRST_S, GET_LAST_S = 0.1, 1.0
 # What an answer may take beyond the wait that was asked for.
@@ -90,6 +90,7 @@ class Agent:
         self._beat = asyncio.Event()
         self._tell = True
         self._draining = False
+        self.drained = False
         self._running = False
         self._stopped = asyncio.Event()
 
@@ -139,6 +140,17 @@ class Agent:
         await self._heartbeat()
         self._stopped.set()
 
+    def drain(self, on: bool) -> None:
+        """Asks for no work from now on, and gives back what is not begun; what runs goes on. Or works again.
+
+        A Get that waits is left to end by itself: what it still brings is given back by its name.
+        """
+        self.drained = on
+        self._pool.drain(on)
+        self._get_backoff.ring()
+        self._room.set()
+        self._beat.set()
+
     def wake(self) -> None:
         """The leader may be another one now: asks, tells and hands in at once."""
         self._tell = True
@@ -176,7 +188,7 @@ class Agent:
 
     async def _get_loop(self) -> None:
         while not self._draining:
-            if not self._has_room():
+            if self.drained or not self._has_room():
                 self._room.clear()
                 await self._room.wait()
                 continue
@@ -277,6 +289,7 @@ class Agent:
         request = Heartbeat(
             node=self._node, boot=self._boot, name=self._name, slots=self._pool.slots,
             running=self.claims(), tasks=self._tasks if told else None, draining=self._draining,
+            drained=self.drained, progress=self._pool.progress(),
         )  # fmt: skip
         try:
             answer = await self._heartbeats.answer(self._work.heartbeat(request), self._beat_answer_s)
@@ -314,7 +327,7 @@ class Agent:
 
     def _on_outcomes(self, outcomes: Sequence[Outcome]) -> None:
         for outcome in outcomes:
-            held = self._held.get(outcome.task)
+            held = self._held.get(outcome.task) if outcome.kind != KEPT else None
             if held is not None and (held.job.epoch, held.job.attempt) == (outcome.epoch, outcome.attempt):
                 self._durations.add(held.job.name, outcome.run_s)
                 self._release(outcome.task)

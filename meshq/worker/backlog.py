@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-from meshq.core.requests import Job
+from meshq.core.requests import Job, RunProgress
 
 FRAME_JOBS_MAX = 100
 FRAME_WORK_S = 0.02
@@ -15,13 +15,27 @@ _FADING = 0.8
 
 
 class Run:
-    """One run in the pool. `again` marks one that a child took into its grave without being at fault."""
+    """One run in the pool. `again` marks one that a child took into its grave without being at fault.
 
-    __slots__ = ("again", "job")
+    `saved` is the newest checkpoint of its task, `told` how far it says that it is.
+    """
+
+    __slots__ = ("again", "job", "saved", "told")
 
     def __init__(self, job: Job) -> None:
         self.job = job
         self.again = False
+        self.saved = job.checkpoint
+        self.told: RunProgress | None = None
+
+    def given(self) -> tuple[str, bytes, str, int, float | None, bytes | None]:
+        """What a child gets of it."""
+        job = self.job
+        return job.name, job.payload, job.id, job.attempt, job.timeout_s, self.saved
+
+    def size(self) -> int:
+        """How many bytes that is, or about so many."""
+        return len(self.job.payload) + len(self.saved or b"")
 
 
 class Durations:
@@ -49,6 +63,7 @@ class Backlog:
     def __init__(self, durations: Durations) -> None:
         self._runs: deque[Run] = deque()
         self._durations = durations
+        self._alone: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -70,6 +85,10 @@ class Backlog:
         runs, self._runs = list(self._runs), deque()
         return runs
 
+    def go_alone(self, name: str) -> None:
+        """Tasks of this name share no frame any more: they print, and it is to be told which of them did."""
+        self._alone.add(name)
+
     def cut(self, slots: int) -> list[Run]:
         """Takes the next runs for one child out: several only if all are short and there is enough for every slot.
 
@@ -81,11 +100,11 @@ class Backlog:
         if work_s is None:
             return runs
         share = min(FRAME_JOBS_MAX, -(-(len(self._runs) + 1) // slots))
-        size = len(first.job.payload)
+        size = first.size()
         while self._runs and len(runs) < share:
             following = self._runs[0]
             more_s = self._short_s(following)
-            size += len(following.job.payload)
+            size += following.size()
             if more_s is None or work_s + more_s > FRAME_WORK_S or size > FRAME_PAYLOAD_BYTES:
                 break
             work_s += more_s
@@ -94,7 +113,7 @@ class Backlog:
 
     def _short_s(self, run: Run) -> float | None:
         """How long the run will take, if that is known to be short and it may share a frame."""
-        if run.again or run.job.timeout_s is not None:
+        if run.again or run.job.timeout_s is not None or run.job.name in self._alone:
             return None
         run_s = self._durations.get(run.job.name)
         return run_s if run_s is not None and run_s < SHORT_S else None

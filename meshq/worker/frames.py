@@ -5,8 +5,11 @@
 | pool | `load`, modules, result_bytes_max, allow, memory_bytes_max | the first one: import these |
 | child | `ready`, task infos | they are imported |
 | child | `broken`, text | they are not, and why |
-| pool | `run`, [[name, payload], …] | run these in order |
+| pool | `run`, [[name, payload, id, attempt, timeout_s, checkpoint], …] | run these in order |
 | pool | `urge` | hand in what is finished, give back what is not begun |
+| pool | `stop` | the same, and tell what runs that it is to end |
+| child | `progress`, index, done, total, note | how far this job of the frame is |
+| child | `checkpoint`, index, bytes | what the next run of this job's task shall have |
 | child | `outcomes`, [[index, code, bytes, run_s], …] | how jobs of the frame ended |
 | child | `recalled`, index | the jobs from this one on will not be begun |
 
@@ -23,11 +26,11 @@ import msgpack
 from meshq.core.limits import FRAME_BYTES_MAX
 from meshq.errors import Malformed
 
-LOAD, READY, BROKEN, RUN, URGE, OUTCOMES, RECALLED = (
-    "load", "ready", "broken", "run", "urge", "outcomes", "recalled",
+LOAD, READY, BROKEN, RUN, URGE, STOP, PROGRESS, CHECKPOINT, OUTCOMES, RECALLED = (
+    "load", "ready", "broken", "run", "urge", "stop", "progress", "checkpoint", "outcomes", "recalled",
 )  # fmt: skip
 
-DONE, FAILED, FAILED_FINALLY = range(3)
+DONE, FAILED, FAILED_FINALLY, STOPPED = range(4)
 
 # How a child ends that ran out of the memory that it may take: what it had is in pieces, and the next task needs it.
 SPENT = 86

@@ -1,4 +1,7 @@
-"""The way of outcomes from the pool to a leader, over the disk: none is lost on it, whatever stops or fails."""
+"""The way of outcomes from the pool to a leader, over the disk: none is lost on it, whatever stops or fails.
+
+What a run keeps goes the same way, before its outcome; of several that wait, only the newest counts.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,8 @@ ANSWER_S = 10.0
 # With each outcome goes its task's id and its place in the message.
 OUTCOME_BYTES = 128
 BATCH_BYTES_MAX = 8 << 20
+# The kind of an outcome that ends nothing.
+KEPT = "kept"
 
 
 class HandIn:
@@ -61,6 +66,10 @@ class HandIn:
         self._calls = Calls()
         self._claims: dict[ClaimRef, None] = {}
         self._unkept: list[Outcome] = []
+        # So many of them, the first ones, are on their way to the disk or the leader.
+        self._leaving = 0
+        # Runs of which the outbox may have something that they kept: what they say later may not overtake it.
+        self._kept_on_disk: set[ClaimRef] = set()
         self._more_unkept = asyncio.Event()
         self._sendable = asyncio.Event()
         self._send_backoff = Backoff(SEND_FIRST_S, SEND_LAST_S, clock.random)
@@ -69,9 +78,21 @@ class HandIn:
 
     def add(self, outcomes: Sequence[Outcome]) -> None:
         """Takes outcomes of this boot in. Until a leader has them, `claims` names their runs."""
-        self._claims.update(dict.fromkeys(outcome.claim for outcome in outcomes))
-        self._unkept.extend(outcomes)
+        for outcome in outcomes:
+            if outcome.kind != KEPT:
+                self._claims[outcome.claim] = None
+                self._unkept.append(outcome)
+            else:
+                self._add_kept(outcome)
         self._more_unkept.set()
+
+    def _add_kept(self, outcome: Outcome) -> None:
+        for index in range(self._leaving, len(self._unkept)):
+            waiting = self._unkept[index]
+            if waiting.kind == KEPT and waiting.claim == outcome.claim:
+                self._unkept[index] = outcome
+                return
+        self._unkept.append(outcome)
 
     def claims(self) -> tuple[ClaimRef, ...]:
         """The runs of this boot that have ended, but which no leader knows to have ended."""
@@ -114,7 +135,11 @@ class HandIn:
             while self._unkept:
                 batch = next(self._batches(self._unkept))
                 at_home = self._work_is_local() and self._sleep.is_over()
-                if await self._kept(batch, direct=disk_failed or at_home):
+                at_home = at_home and self._kept_on_disk.isdisjoint(outcome.claim for outcome in batch)
+                self._leaving = len(batch)
+                is_kept = await self._kept(batch, direct=disk_failed or at_home)
+                self._leaving = 0
+                if is_kept:
                     # Forgotten only now: a cancellation in between finds them in `save`.
                     del self._unkept[: len(batch)]
                     self._disk_backoff.reset()
@@ -135,6 +160,7 @@ class HandIn:
         except MeshqError as error:
             self._on_event("outbox_failed", str(error))
             return False
+        self._kept_on_disk.update(outcome.claim for outcome in batch if outcome.kind == KEPT)
         self._sendable.set()
         return True
 
@@ -162,6 +188,7 @@ class HandIn:
         if not self._sendable.is_set():
             unkept = {outcome.claim for outcome in self._unkept}
             self._claims = {claim: None for claim in self._claims if claim in unkept}
+            self._kept_on_disk.clear()
             self._progress.set()
             self._on_fewer()
 
@@ -182,7 +209,8 @@ class HandIn:
         batch: list[Outcome] = []
         size = 0
         for outcome in outcomes:
-            more = OUTCOME_BYTES + len(outcome.result or b"") + len(outcome.error or b"")
+            blobs = (outcome.result, outcome.error, outcome.checkpoint)
+            more = OUTCOME_BYTES + sum(len(blob) for blob in blobs if blob is not None)
             if batch and (size + more > self._batch_bytes or len(batch) >= OUTCOMES_MAX):
                 yield batch
                 batch, size = [], 0
@@ -206,6 +234,11 @@ class HandIn:
                 await self._replace(boot, outcomes[0], error)
 
     async def _replace(self, boot: str, outcome: Outcome, refusal: MeshqError) -> None:
+        if outcome.kind == KEPT:
+            # The run may end well without it.
+            self._on_event("checkpoint_refused", f"task {outcome.task}: {refusal}")
+            self._delivered(boot, [outcome])
+            return
         self._on_event("result_refused", f"task {outcome.task}: {refusal}")
         text = f"the task ran, but the leader refused its result: {refusal}"
         packed = values.pack({"type": "ResultRefused", "message": text[:2000], "traceback": ""})
@@ -235,6 +268,7 @@ class HandIn:
     def _delivered(self, boot: str, outcomes: Sequence[Outcome]) -> None:
         if boot == self._boot:
             for outcome in outcomes:
-                self._claims.pop(outcome.claim, None)
+                if outcome.kind != KEPT:
+                    self._claims.pop(outcome.claim, None)
         self._progress.set()
         self._on_fewer()

@@ -1,4 +1,4 @@
-"""What children print: passed on to the daemon's own stderr, up to a bound for each minute.
+"""What children print: passed on to the task's log, up to a bound for each minute; to stderr where nobody keeps one.
 
 Whoever prints without end fills no disk and no memory, and is slowed down; it is not stopped.
 """
@@ -32,30 +32,38 @@ class Output:
         name: What the line calls them that says that something is left out.
         bytes_max: For each minute.
         write: Where it goes.
+        reader: Who reads it now: each of them is told once a minute that something is left out.
     """
 
-    def __init__(self, name: str, bytes_max: int, write: Callable[[bytes], None] = to_stderr) -> None:
+    def __init__(
+        self,
+        name: str,
+        bytes_max: int,
+        write: Callable[[bytes], None] = to_stderr,
+        reader: Callable[[], object] = lambda: None,
+    ) -> None:
         self._name = name
         self._bytes_max = bytes_max
         self._write = write
+        self._reader = reader
         self._left = bytes_max
         self._until = float("-inf")
-        self._told = False
+        self._told: list[object] = []
         self.dropped_bytes = 0
 
     def take(self, data: bytes, now_s: float) -> bool:
         """Passes on what is allowed; False where something was left out."""
         if now_s >= self._until:
             self._left, self._until = self._bytes_max, now_s + MINUTE_S
-            self._told = not self._bytes_max
+            self._told = []
         kept, over = data[: self._left], len(data) - self._left
         self._left -= len(kept)
         if kept:
             self._write(kept)
         if over <= 0:
             return True
-        if not self._told:
-            self._told = True
+        if self._bytes_max and self._told != [reader := self._reader()]:
+            self._told = [reader]
             self._write(
                 f"\nmeshq: {self._name} printed more than {self._bytes_max} bytes within a minute; the rest is left "
                 "out (child_output_bytes_max)\n".encode()
@@ -88,13 +96,18 @@ class Pipe:
     def close(self) -> None:
         """Passes on what is left, and closes the pipe."""
         self.given()
+        self.drain()
+        if self._descriptor >= 0:
+            self._stop()
+
+    def drain(self) -> None:
+        """Passes on what is in the pipe now."""
         if self._descriptor < 0:
             return
         for _ in range(_REST_CHUNKS):
             if not (data := self._read()):
                 break
             self._output.take(data, self._loop.time())
-        self._stop()
 
     def _on_readable(self) -> None:
         data = self._read()

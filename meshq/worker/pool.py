@@ -10,23 +10,25 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import msgspec
 
 from meshq.core.infos import TaskInfo
-from meshq.core.limits import FRAME_BYTES_MAX
-from meshq.core.requests import Job, Outcome
-from meshq.errors import ConfigError, InvariantBroken, MeshqError, Stopping
+from meshq.core.limits import CHECKPOINT_BYTES_MAX, FRAME_BYTES_MAX, NOTE_CHARS_MAX
+from meshq.core.requests import Job, Outcome, RunProgress
+from meshq.errors import ConfigError, MeshqError, Stopping
 from meshq.tasks.primes import LIMIT_MAX, LIMIT_VARIABLE
-from meshq.wire import values
 from meshq.worker import frames
 from meshq.worker.backlog import Backlog, Durations, Run
 from meshq.worker.bounds import Bounds
 from meshq.worker.contact import OnEvent
+from meshq.worker.failures import pack_error
+from meshq.worker.output import to_stderr
 from meshq.worker.process import Process, ending
-from meshq.worker.slot import Frame, Slot
+from meshq.worker.slot import Frame, Printer, Slot
+from meshq.worker.tray import Tray
 
 GRACE_S = 2.0
 # A frame takes about 20 ms; one that takes longer than this is in a run that is longer than its name promised.
@@ -54,6 +56,7 @@ class ChildPool:
         primes_max_limit: What the task `primes` takes.
         bounds: What each child gets of this machine, and which tasks it runs.
         on_event: Is told `child_died`, `child_spent`, `child_failed_to_start` and `timed_out`, with a line about it.
+        on_printed: Takes what a task's runs print, with the task's id; None to let it go to stderr.
     """
 
     def __init__(
@@ -65,24 +68,25 @@ class ChildPool:
         primes_max_limit: int = LIMIT_MAX,
         bounds: Bounds | None = None,
         on_event: OnEvent = log_event,
+        on_printed: Callable[[str, bytes], None] | None = None,
     ) -> None:
         self._bounds = bounds or Bounds()
-        self._slots = [Slot(number, self._bounds.output_bytes_max) for number in range(slots)]
+        self._keep_printed = on_printed
+        output_bytes_max, apart = self._bounds.output_bytes_max, on_printed is not None
+        self._slots = [Slot(number, output_bytes_max, self._on_printed, apart) for number in range(slots)]
         self._idle: list[Slot] = []
         self._modules = list(modules)
         self._result_bytes_max = min(result_bytes_max, FRAME_BYTES_MAX // 2)
         self._environ = {**self._bounds.environment(os.environ), LIMIT_VARIABLE: str(primes_max_limit)}
         self._on_event = on_event
-        self._runs: dict[str, Run] = {}
+        self._tray = Tray()
         self._durations = Durations()
         self._backlog = Backlog(self._durations)
-        self._outcomes: list[Outcome] = []
-        self._some_outcomes = asyncio.Event()
         self._infos: tuple[TaskInfo, ...] | None = None
         self._broken: MeshqError | None = None
         self._last_words = ""
         self._started = asyncio.Event()
-        self._draining = False
+        self._draining = self._drained = False
         self._quiet = asyncio.Event()
         self._closed = asyncio.Event()
         self._running = False
@@ -108,18 +112,28 @@ class ChildPool:
     def put(self, jobs: Sequence[Job]) -> None:
         """Takes runs; those beyond the free slots wait in order. After `close` they come back as `released`."""
         for job in jobs:
-            if job.id in self._runs:
-                raise InvariantBroken(f"the pool has a run of task {job.id} already")
-            self._runs[job.id] = run = Run(job)
-            if self._draining:
-                self._deliver(run, "released")
-            else:
-                self._backlog.add(run)
+            self._backlog.add(self._tray.add(job))
+        self._release_unbegun()
         self._dispatch()
 
     def held(self) -> tuple[Job, ...]:
         """All runs that were put and have no outcome yet, in the order in which they came."""
-        return tuple(run.job for run in self._runs.values())
+        return tuple(run.job for run in self._tray.runs())
+
+    def progress(self) -> tuple[RunProgress, ...]:
+        """What those of them that are on have told, the newest of each."""
+        runs = [run for slot in self._slots if slot.frame is not None for run in slot.frame.undone.values()]
+        return tuple(run.told for run in runs if run.told is not None and self._tray.has(run))
+
+    def drain(self, on: bool) -> None:
+        """From now on, what is not begun, and what is put, comes back as `released`; or not any more."""
+        self._drained = on
+        self._release_unbegun()
+
+    def _release_unbegun(self) -> None:
+        if self._draining or self._drained:
+            for run in self._backlog.clear():
+                self._tray.end(run, "released")
 
     def free(self) -> int:
         """How many slots have nothing to do, and nothing waiting for them."""
@@ -131,7 +145,7 @@ class ChildPool:
 
     def kill(self, tasks: Collection[str]) -> None:
         """Ends these runs, with their process groups, or drops them unbegun. They get no outcome."""
-        killed = {run for task in tasks if (run := self._runs.pop(task, None)) is not None}
+        killed = self._tray.drop(tasks)
         if not killed:
             return
         self._backlog.drop(killed)
@@ -140,17 +154,19 @@ class ChildPool:
                 slot.kill()
 
     async def outcomes(self) -> list[Outcome]:
-        """The outcomes since the last call; waits until there is at least one. Nothing is lost by a cancellation."""
-        await self._some_outcomes.wait()
-        self._some_outcomes.clear()
-        outcomes, self._outcomes = self._outcomes, []
-        return outcomes
+        """The outcomes since the last call, and before them what runs kept; waits until there is at least one."""
+        return await self._tray.take()
 
     async def close(self, drain_s: float) -> None:
-        """Takes no more, drops what is unbegun as `released`, lets the rest run up to `drain_s`, then kills it."""
+        """Takes no more, drops what is unbegun as `released`, lets the rest run up to `drain_s`, then kills it.
+
+        What runs is told, so that it can save what it has and end as `released`.
+        """
         self._draining = True
-        for run in self._backlog.clear():
-            self._deliver(run, "released")
+        self._release_unbegun()
+        for slot in self._slots:
+            if slot.frame is not None and slot.process is not None:
+                slot.process.send(frames.STOP)
         self._quiet.clear()
         self._check_quiet()
         try:
@@ -176,8 +192,8 @@ class ChildPool:
             self._closed.set()
             self._broken = self._broken or (Stopping() if self._infos is None and self._slots else None)
             self._started.set()
-            for run in [*self._runs.values()]:
-                self._deliver(run, "released")
+            for run in self._tray.runs():
+                self._tray.end(run, "released")
             self._ended.set()
 
     # -- one slot ------------------------------------------------------------------------------------------
@@ -198,7 +214,7 @@ class ChildPool:
 
     async def _one_child(self, slot: Slot) -> bool:
         """Starts a child and sees it through to its end; False if it never became ready."""
-        slot.frames, slot.condemned, slot.dying, slot.ready = 0, False, False, False
+        slot.renew()
         try:
             process = await Process.spawn(lambda message: self._on_message(slot, message), self._environ, slot.output)
         except OSError as error:
@@ -208,8 +224,7 @@ class ChildPool:
         slot.process = process
         try:
             if not self._closed.is_set():
-                bounds = self._bounds
-                allow, memory_bytes_max = list(bounds.allow), bounds.memory_bytes_max
+                allow, memory_bytes_max = list(self._bounds.allow), self._bounds.memory_bytes_max
                 process.send(frames.LOAD, self._modules, self._result_bytes_max, allow, memory_bytes_max)
                 await process.gone()
         except asyncio.CancelledError:
@@ -231,6 +246,10 @@ class ChildPool:
         match message:
             case [frames.OUTCOMES, ended]:
                 self._on_outcomes(slot, ended)
+            case [frames.PROGRESS, int(index), float(done), float(total), str(note)]:
+                self._on_progress(slot, index, done, total, note[:NOTE_CHARS_MAX])
+            case [frames.CHECKPOINT, int(index), bytes(data)]:
+                self._on_checkpoint(slot, index, data[:CHECKPOINT_BYTES_MAX])
             case [frames.RECALLED, int(index)]:
                 self._on_recalled(slot, index)
             case [frames.READY, infos]:
@@ -254,10 +273,28 @@ class ChildPool:
         for slot in self._slots:
             slot.kill()
 
+    def _on_progress(self, slot: Slot, index: int, done: float, total: float, note: str) -> None:
+        if slot.frame is not None:
+            run = slot.frame.undone[index]
+            run.told = RunProgress(task=run.job.id, done=done, total=total, note=note)
+
+    def _on_checkpoint(self, slot: Slot, index: int, data: bytes) -> None:
+        if slot.frame is not None:
+            self._tray.keep(slot.frame.undone[index], data)
+
+    def _on_printed(self, printer: Printer | None, data: bytes) -> None:
+        if printer is None or self._keep_printed is None:
+            to_stderr(data)
+            return
+        task, name = printer
+        self._backlog.go_alone(name)
+        self._keep_printed(task, data)
+
     def _on_outcomes(self, slot: Slot, ended: list[tuple[int, int, bytes, float]]) -> None:
         frame = slot.frame
-        if frame is None:
+        if frame is None or slot.process is None:
             return
+        slot.process.drain()  # as long as it is known whose it is
         if frame.timed_out:
             # It answered the SIGTERM of its time limit; what it says comes too late.
             slot.kill()
@@ -266,10 +303,11 @@ class ChildPool:
             run = frame.undone.pop(index)
             self._durations.add(run.job.name, run_s)
             if code == frames.DONE:
-                self._deliver(run, "done", result=blob, run_s=run_s)
+                self._tray.end(run, "done", result=blob, run_s=run_s)
+            elif code == frames.STOPPED:
+                self._tray.end(run, "released")
             else:
-                final = code == frames.FAILED_FINALLY
-                self._deliver(run, "failed", error=blob, run_s=run_s, final=final)
+                self._tray.end(run, "failed", error=blob, run_s=run_s, final=code == frames.FAILED_FINALLY)
         self._check_done(slot)
 
     def _on_recalled(self, slot: Slot, index: int) -> None:
@@ -287,9 +325,7 @@ class ChildPool:
             self._on_idle(slot)
 
     def _end_frame(self, slot: Slot) -> None:
-        if slot.frame is not None and slot.frame.timer is not None:
-            slot.frame.timer.cancel()
-        slot.frame = None
+        slot.clear()
         self._check_quiet()
 
     def _on_idle(self, slot: Slot) -> None:
@@ -309,7 +345,7 @@ class ChildPool:
                 frame.timer = loop.call_later(URGE_S, self._on_urge_due, slot, frame)
             elif (timeout_s := runs[0].job.timeout_s) is not None:
                 frame.timer = loop.call_later(timeout_s, self._on_timeout_due, slot, frame)
-            slot.process.send(frames.RUN, [(run.job.name, run.job.payload) for run in runs])
+            slot.process.send(frames.RUN, [run.given() for run in runs])
 
     def _on_urge_due(self, slot: Slot, frame: Frame) -> None:
         if slot.frame is frame and slot.process is not None:
@@ -335,56 +371,24 @@ class ChildPool:
         back = []
         for index, run in sorted(frame.undone.items()):
             if self._closed.is_set() and not frame.timed_out:
-                self._deliver(run, "released")
+                self._tray.end(run, "released")
             elif frame.timed_out:
                 text = f"timed out after {run.job.timeout_s:g} s"
-                self._deliver(run, "failed", error=_error("TimedOut", text), run_s=run.job.timeout_s or 0.0)
+                self._tray.end(run, "failed", error=pack_error("TimedOut", text), run_s=run.job.timeout_s or 0.0)
             elif slot.condemned or index >= begun or (index < ended and not run.again):
                 run.again = not slot.condemned
                 back.append(run)
             else:
                 text = f"the child that ran it died: {ending(code)}"
-                self._deliver(run, "crashed", error=_error("ChildDied", text))
+                self._tray.end(run, "crashed", error=pack_error("ChildDied", text))
         self._put_back(back)
         self._end_frame(slot)
         self._dispatch()
 
-    # -- outcomes ------------------------------------------------------------------------------------------
-
     def _put_back(self, runs: list[Run]) -> None:
-        wanted = [run for run in runs if self._runs.get(run.job.id) is run]
-        if self._draining:
-            for run in wanted:
-                self._deliver(run, "released")
-        else:
-            self._backlog.back(wanted)
-
-    def _deliver(
-        self,
-        run: Run,
-        kind: str,
-        *,
-        result: bytes | None = None,
-        error: bytes | None = None,
-        run_s: float = 0.0,
-        final: bool = False,
-    ) -> None:
-        job = run.job
-        if self._runs.get(job.id) is not run:
-            return  # it was killed
-        del self._runs[job.id]
-        self._outcomes.append(
-            Outcome(
-                task=job.id, epoch=job.epoch, attempt=job.attempt, kind=kind,
-                result=result, error=error, final=final, run_s=run_s,
-            )
-        )  # fmt: skip
-        self._some_outcomes.set()
+        self._backlog.back([run for run in runs if self._tray.has(run)])
+        self._release_unbegun()
 
     def _check_quiet(self) -> None:
         if not self.running():
             self._quiet.set()
-
-
-def _error(kind: str, message: str) -> bytes:
-    return values.pack({"type": kind, "message": message, "traceback": ""})

@@ -108,6 +108,9 @@ class Process:
             ours.close()
             os.close(lifeline)
             if transport is not None:
+                with suppress(ProcessLookupError):
+                    transport.kill()
+                await exited.wait()
                 transport.close()
             if printed is not None:
                 printed.close()
@@ -123,6 +126,10 @@ class Process:
     def send(self, *message: Any) -> None:
         """Sends a message; to a dead child it is lost."""
         self._link.write(frames.encode(*message))
+
+    def drain(self) -> None:
+        """Passes on what it has printed so far."""
+        self._printed.drain()
 
     def marks(self) -> tuple[int, int, int]:
         """Jobs begun, jobs ended, and the number of the frame that these belong to."""
@@ -173,11 +180,16 @@ def _memory(size_bytes: int) -> int:
     return descriptor
 
 
+# What a person may look for who sees that signal and sent none.
+_HINTS = {signal.SIGKILL: " (out of memory?)", signal.SIGSEGV: " (a fault in native code)"}
+
+
 def ending(code: int) -> str:
     """How a process ended, in words."""
     if code >= 0:
         return f"exit code {code}"
     try:
-        return f"killed by signal {-code} ({signal.Signals(-code).name})"
+        number = signal.Signals(-code)
     except ValueError:
         return f"killed by signal {-code}"
+    return f"killed by {number.name}{_HINTS.get(number, '')}"

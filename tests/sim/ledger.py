@@ -11,7 +11,7 @@ from typing import Any
 
 from meshq.core.quorum import majority
 from meshq.core.task import FINISHED, State
-from meshq.store import feed
+from meshq.store import feed, values
 from tests.sim.disk import WATCHED, Touched
 from tests.sim.machine import Machine
 
@@ -120,7 +120,8 @@ class Ledger:
             by_row.setdefault((each.table, each.row), []).append(each)
         here = self._present(machine, by_row)
         moments: list[str] = []
-        for row, changes in by_row.items():
+        # Values last: whether one may go depends on its task.
+        for row, changes in sorted(by_row.items(), key=lambda entry: entry[0][0] == "payloads"):
             present, before = here.get(row), held.get(row)
             if present is None:
                 self._gone(machine, row, before, moved=moved)
@@ -199,14 +200,15 @@ class Ledger:
                 return
             if machine.disk.rows("SELECT 1 FROM held WHERE id = ?", (row[1],)):
                 return
-        elif row[0] == "payloads" and self._is_over(machine, row[1].split("/")[0]):
+        elif row[0] == "payloads" and self._is_over(machine, row[1]):
             self.dropped.add(row)
             return
         self._fail(f"{row[0]} {row[1][-8:]} vanished from {machine.name}: {before}")
 
-    def _is_over(self, machine: Machine, task: str) -> bool:
-        key = self._held.get(machine.node, {}).get(("tasks", task))
-        return key is None or key[0] == 2
+    def _is_over(self, machine: Machine, ref: str) -> bool:
+        """Whether nobody needs this value any more: its task was purged, or is finished where a run kept it."""
+        key = self._held.get(machine.node, {}).get(("tasks", ref.split("/")[0]))
+        return key is None or key[0] == 2 or (key[0] == 1 and ref.endswith(values.CHECKPOINT))
 
     # -- vectors -----------------------------------------------------------------------------------------
 

@@ -28,6 +28,7 @@ class Machine:
         self.config = config
         self.timeline = timeline
         self.disk = disk
+        self.printed: dict[str, bytes] = {}
         self.wall_ahead_ms = 0
         self.process: Process | None = None
         self.running: Node | None = None

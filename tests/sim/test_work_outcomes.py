@@ -63,7 +63,8 @@ async def test_a_raise_is_tried_again_with_a_backoff_that_doubles(world: SimWorl
         job = await worker.one(20.0)
         waits.append(world.loop.time() - since)
         await worker.hand_in(raised(job, f"the {number}th"))
-    assert waits == pytest.approx([0.0, 2.0, 4.0, 8.0], abs=0.2)
+    # Each is less up to half of it, by chance.
+    assert all(most / 2 - 0.1 < wait < most + 0.2 for wait, most in zip(waits[1:], (2.0, 4.0, 8.0), strict=True))
     shown = await view(world, node, spec.id)
     assert (shown.state, shown.failures, shown.attempt) == ("failed", 4, 4)
     assert message_of(shown) == "the 3th"

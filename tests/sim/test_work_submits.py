@@ -58,7 +58,7 @@ async def test_a_submit_that_is_repeated_is_the_same_task(world: SimWorld) -> No
 @story()
 async def test_a_name_that_nobody_knows_is_refused_with_those_that_are_known(world: SimWorld) -> None:
     (node,) = world.nodes
-    with pytest.raises(UnknownTask, match="named wrok; known are: crash, fail, hang, slow, work"):
+    with pytest.raises(UnknownTask, match="named wrok; known are: crash, fail, hang, slow, steps, work"):
         await submit(world, node, world.spec(), world.spec("wrok"))
     assert sum((await status(world, node)).tasks.values()) == 0, "none of the request is kept"
 
@@ -136,7 +136,7 @@ async def test_an_invalid_submit_that_waited_becomes_a_failed_task(world: SimWor
     assert sorted(shown.id for shown in found.tasks) == sorted((unknown.id, garbled.id))
     shown = await view(world, second, unknown.id)
     assert (shown.state, shown.attempt) == ("failed", 0)
-    assert "known are: crash, fail, hang, slow, work" in message_of(shown)
+    assert "known are: crash, fail, hang, slow, steps, work" in message_of(shown)
     assert shown.error is not None
     assert values.unpack(shown.error)["type"] == UnknownTask.__name__
     shown = await view(world, second, garbled.id)

@@ -16,12 +16,13 @@ from meshq.core.reports import TaskView
 from meshq.core.requests import Job, Submit, Submitted, TaskQuery, TaskSpec
 from meshq.errors import MeshqError, NotFound
 from meshq.node.house import TIME_DIGITS
-from meshq.node.node import Node, World
+from meshq.node.node import Node
+from meshq.node.world import World
 from meshq.store.outbox import Outbox
 from meshq.store.promise import PromiseStore
 from meshq.wire import values
 from tests.sim.disk import Disk
-from tests.sim.host import TASKS, WALL_START_MS, SimClock, SimPool
+from tests.sim.host import TASKS, WALL_START_MS, SimClock, SimLogs, SimPool
 from tests.sim.loop import Process, Timeline, VirtualLoop
 from tests.sim.machine import Machine
 from tests.sim.network import Network, SimTransport
@@ -186,7 +187,8 @@ class SimWorld:
         after_ms = int(machine.boot[:TIME_DIGITS], 16) + 1 if machine.boot else 0
         boot = machine.boot = uuid7(max(clock.wall_ms(), after_ms), rng.getrandbits(74))
         who = f"{machine.name}.{machine.starts}"
-        pool = machine.pool = SimPool(self.loop, rng, self.slots, who, partial(self._ran, machine))
+        logs = SimLogs(machine.printed)
+        pool = machine.pool = SimPool(self.loop, rng, self.slots, who, partial(self._ran, machine), logs.add)
         announced = asyncio.Event()
         announced.set()
         transport = SimTransport(self.network, machine.node, process)
@@ -196,7 +198,7 @@ class SimWorld:
             announced=announced, told=lambda node, addresses: None, addresses=lambda: (f"{machine.name}:7373",),
             address_of=lambda node: None,
             pid=machine.starts, reborn=partial(self._reborn, machine, process),
-            copied=partial(self._copied, machine, process),
+            copied=partial(self._copied, machine, process), logs=logs,
         )  # fmt: skip
         node = Node(machine.node, boot, machine.name, machine.config, world, on_stop=lambda leave: None)
         await node.load()

@@ -16,7 +16,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from meshq.client.options import new_ids
-from meshq.core import reports
+from meshq.core import infos, reports
 from meshq.core import requests as ask
 from meshq.core.messages import Done
 from meshq.core.task import FINISHED
@@ -56,6 +56,9 @@ class Twin:
             events=(),
         )  # fmt: skip
         self.credentials = reports.Credentials(credentials=())
+        self.names = infos.Names(names=())
+        self.printed: dict[str, bytes] = {}
+        self.lost_bytes = 0
         self.body_bytes_max = 16 << 20
         self.on_stop: Callable[[], object] = lambda: None
         self.asked_to_wait = threading.Event()
@@ -100,13 +103,19 @@ class Twin:
                 return self._page(request)
             case ask.Cancel():
                 return self._cancel(request)
+            case ask.CancelBatch():
+                return self._cancel_batch(request)
+            case ask.RetryFailed():
+                return self._retry_failed(request)
+            case ask.LogQuery():
+                return await self._log(request)
             case ask.Retry():
                 old = self.specs[self._find(request.id)]
                 return self._submit(ask.Submit(tasks=(replace(old, id=new_ids(1)[0], retry_of=old.id),)))
             case ask.Stop():
                 self.on_stop()
                 return Done()
-            case ask.Recover() | ask.Forget() | ask.CredentialAdd() | ask.CredentialRevoke():
+            case ask.Recover() | ask.Forget() | ask.Drain() | ask.CredentialAdd() | ask.CredentialRevoke():
                 return Done()
         return self._told(request)
 
@@ -126,6 +135,8 @@ class Twin:
                 return self.cluster_story
             case ask.CredentialsQuery():
                 return self.credentials
+            case ask.NamesQuery():
+                return self.names
         raise NotFound(type(request).__name__)
 
     def _submit(self, request: ask.Submit) -> ask.Submitted:
@@ -146,7 +157,9 @@ class Twin:
         )  # fmt: skip
 
     def _started(self, spec: ask.TaskSpec) -> reports.TaskView:
-        view = reports.TaskView(id=spec.id, name=spec.name, state="pending", attempt=0, retry_of=spec.retry_of)
+        view = reports.TaskView(
+            id=spec.id, name=spec.name, state="pending", attempt=0, retry_of=spec.retry_of, batch=spec.batch
+        )  # fmt: skip
         if spec.name == "hold":
             return view
         if spec.name == "fail":
@@ -162,6 +175,7 @@ class Twin:
             view for task, view in sorted(self.tasks.items(), reverse=True)
             if (query.after is None or task < query.after)
             and query.state in (None, view.state) and query.name in (None, view.name)
+            and query.batch in (None, view.batch)
         ]  # fmt: skip
         page = found[: query.limit]
         return reports.TaskViews(tasks=tuple(page), next=page[-1].id if len(found) > len(page) else None)
@@ -172,6 +186,32 @@ class Twin:
             self.tasks[task] = replace(self.tasks[task], state="cancelled")
             self._change()
         return self.tasks[task]
+
+    def _cancel_batch(self, request: ask.CancelBatch) -> reports.Changed:
+        batch = [view for view in self.tasks.values() if view.batch == request.batch and view.state not in FINISHED]
+        return reports.Changed(ids=tuple(self._cancel(ask.Cancel(id=view.id)).id for view in batch))
+
+    def _retry_failed(self, request: ask.RetryFailed) -> ask.Submitted:
+        again = {view.retry_of for view in self.tasks.values()}
+        failed = [
+            self.specs[task] for task, view in self.tasks.items()
+            if view.state == "failed" and task not in again and request.batch in (None, view.batch)
+        ]  # fmt: skip
+        new = zip(failed, new_ids(len(failed)), strict=True)
+        return self._submit(ask.Submit(tasks=tuple(replace(old, id=task, retry_of=old.id) for old, task in new)))
+
+    async def _log(self, request: ask.LogQuery) -> reports.Log:
+        task = self._find(request.id)
+        after = max(request.after, self.lost_bytes)
+
+        def there() -> bool:
+            return len(self.printed[task]) > after or self.tasks[task].state in FINISHED
+
+        await self._until(there, request.wait_s)
+        text = self.printed[task][after : after + 10]
+        ended = self.tasks[task].state in FINISHED and after + len(text) == len(self.printed[task])
+        lost = after - request.after
+        return reports.Log(task=task, node=NODE.id, text=text, next=after + len(text), lost=lost, ended=ended)
 
     def _find(self, text: str) -> str:
         found = [task for task in self.tasks if task.startswith(text) or task.endswith(text)]

@@ -11,7 +11,6 @@ import pytest
 
 from meshq.core import limits
 from meshq.core.requests import ClaimRef, Get, Heartbeat, Outcome, SubmitResult, TaskSpec
-from meshq.core.task import Task
 from meshq.errors import Malformed
 from meshq.store import feed, queue
 from meshq.store.database import Connection
@@ -26,7 +25,7 @@ PEN = Pen("a", 1, True)
 LARGE = 1024
 ID = "0" * 32
 CLAIM = ClaimRef(task=ID, epoch=1, attempt=1)
-OUTCOME = Outcome(task=ID, epoch=1, attempt=1, kind="done", result=b"\xc0")
+OUTCOME = Outcome(task=ID, epoch=1, attempt=1, kind="done", result=b"\xc0", checkpoint=b"half")
 SPEC = TaskSpec(id=ID, name="primes", payload=b"\x92\x90\x80")
 GET = Get(node="w", boot="b", number=1, slots=1, free=1, names=("primes",))
 BEAT = Heartbeat(node="w", boot="b", name="", slots=1, running=(CLAIM,))
@@ -80,15 +79,16 @@ def submitted(spec: TaskSpec = SPEC) -> Connection:
     return conn
 
 
-def claimed(conn: Connection, get: Get = GET) -> list[tuple[Task, bytes]]:
+def claimed(conn: Connection, get: Get = GET) -> list[queue.Given]:
     budget = Budget(99)
     return queue.claim(conn, PEN, get.node, get.names, budget, shown={"a": 1 << 40}, now_ms=2000, limit=99)
 
 
 def finish(conn: Connection, told: SubmitResult) -> queue.FinishDone:
     return queue.finish(
-        conn, PEN, told.outcomes, lambda *_: True, worker=told.node, crashes_max=3, now_ms=3000, inline_bytes_max=LARGE
-    )
+        conn, PEN, told.outcomes, lambda *_: True, worker=told.node, crashes_max=3, now_ms=3000, inline_bytes_max=LARGE,
+        chance=lambda: 0.0,
+    )  # fmt: skip
 
 
 def copied(conn: Connection) -> None:
@@ -113,7 +113,7 @@ def test_a_submitted_task_passes_to_other_copies(name: str) -> None:
 def test_a_run_that_was_given_passes_to_other_copies(name: str) -> None:
     for get in taken(GET, name):
         conn = submitted()
-        assert [task.worker for task, _ in claimed(conn, get)] == [get.node]
+        assert [given.task.worker for given in claimed(conn, get)] == [get.node]
         copied(conn)
 
 
@@ -152,7 +152,11 @@ def test_a_run_that_ended_passes_to_other_copies(part: Any, name: str, kind: str
     for told in taken(part, name, whole):
         conn = submitted(replace(SPEC, retries=limits.RETRIES_MAX, backoff_s=limits.TIMEOUT_S_MAX))
         claimed(conn)
-        finish(conn, told)
+        if kind == "kept" and told.outcomes[0].checkpoint is None:
+            with pytest.raises(Malformed, match="has to bring a checkpoint"):
+                finish(conn, told)
+        else:
+            finish(conn, told)
         copied(conn)
 
 

@@ -148,7 +148,7 @@ def test_result_as_json_by_the_end_of_an_id(tmp_path: Path, twin: Twin) -> None:
     assert code == 0
     assert json.loads(out) == {
         "id": task, "name": "echo", "state": "done", "result": [[1], {}], "error": None, "attempt": 1,
-        "retry_of": None, "majority": True,
+        "retry_of": None, "majority": True, "batch": twin.tasks[task].batch, "progress": None, "ending": False,
     }  # fmt: skip
     assert meshq(tmp_path, "result", task)[1] == f"{task[-8:]}  echo: done (attempt 1)\n[[1], {{}}]\n"
 
@@ -224,7 +224,18 @@ def test_tasks_for_people_and_for_scripts(tmp_path: Path, twin: Twin) -> None:
     assert "--limit" in err
     found = [json.loads(line) for line in meshq(tmp_path, "tasks", "--json")[1].splitlines()]
     assert [each["id"] for each in found] == sorted(twin.tasks, reverse=True)
-    assert set(found[0]) == {"id", "name", "state", "error", "attempt", "retry_of", "majority"}
+    assert set(found[0]) == {
+        "id",
+        "name",
+        "state",
+        "error",
+        "attempt",
+        "retry_of",
+        "majority",
+        "batch",
+        "progress",
+        "ending",
+    }
     assert len(meshq(tmp_path, "tasks", "--json", "--name", "echo", "--limit", "7")[1].splitlines()) == 7
 
 
@@ -249,7 +260,7 @@ def test_status_as_json(tmp_path: Path, twin: Twin) -> None:
         "node": NODE.id, "leader": NODE.id, "epoch": 3, "majority": True,
         "nodes": [{
             "id": NODE.id, "name": "alpha", "role": "leader", "address": "192.168.1.20:7373", "heard_s": 0.0,
-            "slots": 4, "running": 1, "behind": 0, "paused": "",
+            "slots": 4, "running": 1, "behind": 0, "paused": "", "drained": False,
         }],
         "copies": 0, "split": "", "missing": [], "merge": None, "insecure": False,
         "tasks": {"pending": 0, "running": 0, "done": 7, "failed": 0, "cancelled": 0},

@@ -16,16 +16,18 @@ ID = "a" * 32
 # All requests that there are. One that is new has to be put on one side or the other, here too.
 ALLOWED = {
     ask.Submit, ask.TaskQuery, ask.WaitQuery, ask.TasksQuery, ask.Cancel, ask.Retry, ask.TaskStoryQuery,
-    ask.HealthQuery,
+    ask.HealthQuery, ask.CancelBatch, ask.RetryFailed, ask.LogQuery, ask.NamesQuery,
 }  # fmt: skip
 FORBIDDEN = {
     ask.Get, ask.Heartbeat, ask.SubmitResult, ask.StatusQuery, ask.StatsQuery, ask.Stop, ask.Recover, ask.ChangeKey,
     ask.Forget, ask.ClusterStoryQuery, ask.CredentialAdd, ask.CredentialRevoke, ask.CredentialsQuery,
+    ask.LogHere, ask.Drain,
 }  # fmt: skip
 QUERIES: list[ask.Request] = [
     ask.TaskQuery(id=ID, wait_s=3.0, owner="eve"), ask.WaitQuery(ids=(ID,), wait_s=3.0, owner="eve"),
     ask.TasksQuery(state="done", limit=7, owner="eve"), ask.Cancel(id=ID, owner="eve"), ask.Retry(id=ID, owner="eve"),
-    ask.TaskStoryQuery(id=ID, owner="eve"),
+    ask.TaskStoryQuery(id=ID, owner="eve"), ask.CancelBatch(batch="b", owner="eve"),
+    ask.RetryFailed(batch="b", owner="eve"), ask.LogQuery(id=ID, after=7, owner="eve"),
 ]  # fmt: skip
 
 
@@ -62,7 +64,7 @@ def test_what_is_submitted_belongs_to_who_submits_it() -> None:
 def test_every_request_that_has_an_owner_is_narrowed() -> None:
     owned = {kind for kind in ask.ANSWER_TO if any(field.name == "owner" for field in dataclasses.fields(kind))}
     assert owned == {type(request) for request in QUERIES}
-    assert owned | {ask.Submit, ask.HealthQuery} == ALLOWED
+    assert owned | {ask.Submit, ask.HealthQuery, ask.NamesQuery} == ALLOWED
 
 
 def test_what_an_outbox_delivers_is_its_nodes() -> None:

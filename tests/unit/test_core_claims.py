@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from meshq.core.claims import Claims, Spoken
 from meshq.core.ids import uuid7
-from meshq.core.infos import TaskInfo
-from meshq.core.requests import ClaimRef
+from meshq.core.infos import Name, TaskInfo
+from meshq.core.requests import ClaimRef, RunProgress
 
 CLAIM_S, DEAD_S = 120.0, 10.0
 FIRST, SECOND = uuid7(1_000, 0), uuid7(2_000, 0)
@@ -192,3 +192,95 @@ def test_a_message_that_was_under_way_when_a_run_ended_does_not_bring_it_back() 
     assert claims.of("t1") is None
     assert claims.speak("w1", FIRST, (ref("t1"),), 2.0) == Spoken(foreign=("t1",))
     assert claims.speak("w1", FIRST, (ref("t1", attempt=2),), 2.0) == Spoken(unknown=(ref("t1", attempt=2),))
+
+
+# -- how far runs are --------------------------------------------------------------------------------------
+
+
+def progress_of(claims: Claims, task: str) -> tuple[float, float, str] | None:
+    claim = claims.of(task)
+    return claim.progress if claim is not None else None
+
+
+def test_progress_goes_with_its_claim() -> None:
+    claims = claims_of()
+    given(claims, "t1", "t2")
+    told = RunProgress(task="t1", done=1.0, total=3.0, note="a")
+    claims.tell("w1", FIRST, [told, RunProgress(task="unknown", done=1.0)])
+    claims.speak("w1", FIRST, (ref("t1"), ref("t2")), 1.0)
+    assert (progress_of(claims, "t1"), progress_of(claims, "t2")) == ((1.0, 3.0, "a"), None)
+    given(claims, "t1", node="w2")
+    assert progress_of(claims, "t1") is None
+
+
+def test_nobody_tells_the_progress_of_anothers_run() -> None:
+    claims = claims_of()
+    given(claims, "t1")
+    for node, boot in (("w2", FIRST), ("w1", SECOND)):
+        claims.tell(node, boot, [RunProgress(task="t1", done=1.0)])
+        assert progress_of(claims, "t1") is None
+
+
+# -- what was called off -----------------------------------------------------------------------------------
+
+
+def test_a_run_that_was_called_off_is_ending_until_its_worker_names_it_no_more() -> None:
+    claims = claims_of()
+    given(claims, "t1", "t2")
+    claims.speak("w1", FIRST, (ref("t1"), ref("t2")), 1.0)
+    claims.call_off(["t1", "nothing"])
+    assert claims.of("t1") is None
+    assert claims.is_ending("t1", "w1", 1.0)
+    assert not claims.is_ending("t2", "w1", 1.0), "it goes on"
+    claims.speak("w1", FIRST, (ref("t1"), ref("t2")), 2.0)
+    assert claims.is_ending("t1", "w1", 2.0)
+    claims.speak("w1", FIRST, (ref("t2"),), 3.0)
+    assert not claims.is_ending("t1", "w1", 3.0)
+
+
+def test_a_run_that_was_called_off_on_its_way_is_ending_until_the_next_get() -> None:
+    claims = claims_of()
+    given(claims, "t1")
+    claims.call_off(["t1"])
+    claims.speak("w1", FIRST, (), 1.0)
+    assert claims.is_ending("t1", "w1", 1.0), "this heartbeat may have left before"
+    claims.speak("w1", FIRST, (), 1.0, 1)
+    assert claims.is_ending("t1", "w1", 1.0), "so may a copy of the same Get"
+    claims.speak("w1", FIRST, (), 1.0, 2)
+    assert not claims.is_ending("t1", "w1", 1.0)
+
+
+def test_a_run_that_came_and_then_ended_needs_no_get() -> None:
+    claims = claims_of()
+    given(claims, "t1")
+    claims.call_off(["t1"])
+    claims.speak("w1", FIRST, (ref("t1"),), 1.0)
+    claims.speak("w1", FIRST, (), 2.0)
+    assert not claims.is_ending("t1", "w1", 2.0)
+
+
+def test_of_a_worker_that_is_silent_or_new_nothing_is_ending() -> None:
+    claims = claims_of()
+    given(claims, "t1")
+    claims.call_off(["t1"])
+    assert not claims.is_ending("t1", "nobody", 0.0)
+    assert claims.is_ending("t1", "w1", DEAD_S - 0.1)
+    assert not claims.is_ending("t1", "w1", DEAD_S)
+    claims.speak("w1", SECOND, (), 1.0)
+    assert not claims.is_ending("t1", "w1", 1.0)
+
+
+# -- names -------------------------------------------------------------------------------------------------
+
+
+def test_names_have_the_nodes_that_run_them_at_present() -> None:
+    claims = claims_of()
+    primes, mine = TaskInfo(name="primes"), TaskInfo(name="mine", doc="Mine.")
+    for node in ("w3", "w1", "w2", "w4", "w5"):
+        claims.speak(node, FIRST, (), 0.0)
+        claims.workers[node].tasks, claims.workers[node].slots = {"primes": primes}, 2
+    claims.workers["w2"].drained = claims.workers["w4"].draining = True
+    claims.workers["w5"].slots = 0
+    claims.workers["w2"].tasks = {"primes": primes, "mine": mine}
+    assert claims.names(1.0) == [Name(info=mine, nodes=()), Name(info=primes, nodes=("w1", "w3"))]
+    assert claims.names(DEAD_S) == []

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from meshq.config import Config
 from meshq.core import task as moves
+from meshq.core.limits import PRIORITY_MAX
 from meshq.core.task import FINISHED, OPEN, RANK, TRANSITIONS, Move, State, Task, progress_key
 from meshq.errors import InvariantBroken
 
@@ -122,11 +124,37 @@ def test_a_cause_is_one_short_line() -> None:
     assert moves.entry(Move.FAIL, 1, None, "\udc80é").endswith("\x1f é".encode())
 
 
-@pytest.mark.parametrize(("backoff_s", "failures", "delay_ms"), [
-    (0.0, 5, 0), (1.0, 0, 1_000), (1.0, 3, 8_000), (0.5, 2, 2_000), (10.0, 30, 3_600_000), (1.0, 1_000, 3_600_000),
+@pytest.mark.parametrize(("backoff", "backoff_s", "failures", "delay_ms"), [
+    ("exponential", 0.0, 5, 0), ("exponential", 1.0, 0, 1_000), ("exponential", 1.0, 3, 8_000),
+    ("exponential", 0.5, 2, 2_000), ("exponential", 10.0, 30, 3_600_000), ("exponential", 1.0, 1_000, 3_600_000),
+    ("linear", 2.0, 0, 2_000), ("linear", 2.0, 3, 8_000), ("linear", 60.0, 900, 3_600_000),
+    ("constant", 2.0, 0, 2_000), ("constant", 2.0, 9, 2_000), ("constant", 7_200.0, 0, 3_600_000),
 ])  # fmt: skip
-def test_the_backoff_doubles_up_to_an_hour(backoff_s: float, failures: int, delay_ms: int) -> None:
-    assert moves.retry_delay_ms(task_of(backoff_s=backoff_s, failures=failures)) == delay_ms
+def test_the_wait_before_a_retry_grows_as_asked_up_to_an_hour(
+    backoff: str, backoff_s: float, failures: int, delay_ms: int
+) -> None:
+    task = task_of(backoff=backoff, backoff_s=backoff_s, failures=failures)
+    assert moves.retry_delay_ms(task, 0.0) == delay_ms
+
+
+def test_what_failed_together_comes_back_up_to_half_a_wait_apart() -> None:
+    task = task_of(backoff="constant", backoff_s=10.0)
+    delays = [moves.retry_delay_ms(task, chance) for chance in (0.0, 0.25, 0.5, 0.75)]
+    assert delays == [10_000, 8_750, 7_500, 6_250]
+
+
+def test_a_task_gains_a_priority_with_each_step_that_it_waits() -> None:
+    step_ms = 60_000
+    places = [moves.order_ms(at_ms, priority, 60.0) for at_ms, priority in ((1, 1), (0, 0), (step_ms, 1), (step_ms, 0))]
+    assert places == sorted(places)
+    assert moves.order_ms(0, 0, 60.0) == moves.order_ms(step_ms, 1, 60.0), "it is as old as a step and no more"
+    assert moves.order_ms(5, -2, 0.5) == 1_005
+    assert moves.order_ms(1, -(1 << 62), 60.0) == 1 << 53, "a database can hold it, whatever a row says"
+
+
+def test_the_place_of_a_row_that_does_not_tell_it_is_that_of_the_default_step() -> None:
+    assert moves.plain_order_ms(5_000, 2) == moves.order_ms(5_000, 2, Config().priority_step_s)
+    assert moves.plain_order_ms(0, 1 << 62) == moves.order_ms(0, PRIORITY_MAX, Config().priority_step_s)
 
 
 def test_the_progress_key_goes_by_rank_then_majority_then_epoch_then_version_then_stamp() -> None:

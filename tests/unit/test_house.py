@@ -36,6 +36,7 @@ SILENCED = {
 # Handlers of `Exception` that do not raise it again. All log it, or hand it to whom it belongs.
 BROAD_HANDLERS = {
     "meshq/store/database.py:attempt": "whatever it is, it belongs to the caller of write(), on the other thread",
+    "meshq/tasks/call.py:_imported": "a user's module may raise anything when it is imported",
     "meshq/tasks/registry.py:load": "a user's module may raise anything when it is imported",
     "meshq/tasks/registry.py:_hints": "a user's annotation may raise anything when it is evaluated",
     "meshq/wire/connection.py:_answered": "the edge of a peer's request",

@@ -41,18 +41,30 @@ TABLE: list[Row] = [
     ("GET", "/task/{other}", None, NOT_FOUND, OK),
     ("GET", "/task/{other:tail}", None, NOT_FOUND, OK),
     ("GET", "/task/{others_done}?wait=1", None, NOT_FOUND, OK),
+    ("GET", "/task/{mine}/log", None, OK, OK),
+    ("GET", "/task/{my_done}/log?after=0&wait=1", None, OK, OK),
+    ("GET", "/task/{other}/log", None, NOT_FOUND, OK),
+    ("GET", "/task/{others_done:tail}/log", None, NOT_FOUND, OK),
     ("GET", "/task/{mine}/explain", None, OK, OK),
     ("GET", "/task/{other}/explain", None, NOT_FOUND, OK),
     ("GET", "/task/{other:tail}/explain", None, NOT_FOUND, OK),
     ("POST", "/task/{mine}/cancel", None, OK, OK),
     ("POST", "/task/{other}/cancel", None, NOT_FOUND, OK),
     ("POST", "/task/{other:tail}/cancel", None, NOT_FOUND, OK),
+    ("POST", "/task/{mine}/cancel?wait=1", None, OK, OK),
+    ("POST", "/batch/{my_batch}/cancel", None, OK, OK),
+    ("POST", "/batch/{others_batch}/cancel", None, NOT_FOUND, OK),
+    ("POST", "/batch/nobodys/cancel", None, NOT_FOUND, NOT_FOUND),
+    ("POST", "/retry-failed", None, OK, OK),
+    ("POST", "/retry-failed?batch={others_batch}", None, NOT_FOUND, OK),
     ("POST", "/task/{my_done}/retry", None, OK, OK),
     ("POST", "/task/{mine}/retry", None, CONFLICT, CONFLICT),
     ("POST", "/task/{others_done}/retry", None, NOT_FOUND, OK),
     ("POST", "/task/{other}/retry", None, NOT_FOUND, CONFLICT),
     ("GET", "/tasks", None, OK, OK),
     ("GET", "/tasks?state=done", None, OK, OK),
+    ("GET", "/tasks?batch={my_batch}", None, OK, OK),
+    ("GET", "/names", None, OK, OK),
     ("POST", "/wait", {"ids": ["{my_done}", "{others_done}"]}, OK, OK),
     ("GET", "/health", None, OK, OK),
     ("POST", "/get-task", GET, FORBIDDEN, OK),
@@ -63,6 +75,9 @@ TABLE: list[Row] = [
     ("GET", "/stats", None, FORBIDDEN, OK),
     ("GET", "/explain", None, FORBIDDEN, OK),
     ("POST", "/forget/nobody", None, FORBIDDEN, NOT_FOUND),
+    ("POST", "/drain/nobody", None, FORBIDDEN, NOT_FOUND),
+    ("POST", "/resume/nobody", None, FORBIDDEN, NOT_FOUND),
+    ("POST", "/resume/-", None, FORBIDDEN, OK),
     ("POST", "/credential/bob", None, FORBIDDEN, CONFLICT),
     ("POST", "/credential/..%2Fx", None, FORBIDDEN, MALFORMED),
     ("POST", "/credential/nobody/revoke", None, FORBIDDEN, NOT_FOUND),
@@ -74,7 +89,13 @@ TABLE: list[Row] = [
     ("POST", "/key/rotate", None, FORBIDDEN, FORBIDDEN),
 ]
 # What a part of a path that is not fixed is in the table.
-PARTS = {"{id}": r"\{\w+(:tail)?\}", "{node}": "nobody", "{name}": r"[\w.%]+", "{step}": "rotate"}
+PARTS = {
+    "{batch}": r"\{\w+\}",
+    "{id}": r"\{\w+(:tail)?\}",
+    "{node}": "nobody",
+    "{name}": r"[\w.%]+",
+    "{step}": "rotate",
+}
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -90,7 +111,12 @@ async def bob(pair: Pair) -> Caller:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def done(pair: Pair, bob: Caller) -> dict[str, str]:
-    return {"my_done": await pair.finished(bob), "others_done": await pair.finished(pair.holder)}
+    await pair.submit(bob, batch="mine")
+    await pair.submit(pair.holder, batch="others")
+    return {
+        "my_done": await pair.finished(bob), "others_done": await pair.finished(pair.holder), "my_batch": "mine",
+        "others_batch": "others",
+    }  # fmt: skip
 
 
 def filled(value: Any, ids: dict[str, str]) -> Any:
@@ -197,7 +223,8 @@ async def test_a_node_is_a_worker_as_itself_only_and_else_as_good_as_who_has_the
 
 async def refused_everywhere(pair: Pair, caller: Caller, why: str) -> None:
     before = pair.leader.rows("tasks", "payloads", "roster")
-    ids = dict.fromkeys(("mine", "other", "my_done", "others_done"), before["tasks"][0][0])
+    places = ("mine", "other", "my_done", "others_done", "my_batch", "others_batch")
+    ids = dict.fromkeys(places, before["tasks"][0][0])
     for machine in pair.machines.values():
         for method, path, body, *_ in TABLE:
             answer = await machine.ask(caller, method, filled(path, ids), filled(body, ids))

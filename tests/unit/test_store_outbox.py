@@ -154,3 +154,23 @@ async def test_submits_beyond_the_most_are_refused_as_a_whole_and_results_are_no
     await outbox.put_submits([spec(3)])
     await outbox.put_results([outcome(number) for number in range(5)], "boot1")
     assert await outbox.count() == 8
+
+
+async def test_of_what_runs_of_a_task_kept_only_the_newest_waits_and_before_its_outcome(
+    outbox: Outbox, wall: Wall
+) -> None:
+    def kept(n: int, data: bytes) -> Outcome:
+        return Outcome(task=f"task{n}", epoch=3, attempt=1, kind="kept", checkpoint=data)
+
+    await outbox.put_results([kept(1, b"a"), outcome(2)], "boot1")
+    await outbox.put_results([kept(2, b"b"), kept(1, b"c")], "boot1")
+    await outbox.put_results([kept(1, b"d")], "boot1")
+    await outbox.put_results([outcome(1)], "boot1")
+    waiting = await outbox.results(10)
+    assert [found for _, _, found in waiting] == [outcome(2), kept(2, b"b"), kept(1, b"d"), outcome(1)]
+    assert await outbox.count_submits() == 0
+    assert await outbox.set_aside_garbage() == 0
+    await outbox.drop([waiting[1][0]])
+    assert len(await outbox.results(10)) == 3
+    wall.ms += 10_000
+    assert await outbox.expire(wall.ms, 5.0) == 3

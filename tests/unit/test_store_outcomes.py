@@ -34,7 +34,7 @@ def runs(conn: Connection, *ids: str, **changes: Any) -> None:
     claim(conn)
 
 
-def claim(conn: Connection, now_ms: int = 2000, node: str = "w") -> list[tuple[Task, bytes]]:
+def claim(conn: Connection, now_ms: int = 2000, node: str = "w") -> list[queue.Given]:
     return queue.claim(
         conn, PEN, node, ["primes"], Budget(99), shown={"a": 1 << 40}, now_ms=now_ms, limit=99
     )  # fmt: skip
@@ -46,10 +46,13 @@ def outcome(id_: str, kind: str = "done", **changes: Any) -> Outcome:
     return Outcome(**(given | changes))
 
 
-def finish(conn: Connection, *outcomes: Outcome, present: bool = True, pen: Pen = PEN) -> queue.FinishDone:
+def finish(
+    conn: Connection, *outcomes: Outcome, present: bool = True, pen: Pen = PEN, chance: float = 0.0
+) -> queue.FinishDone:
     return queue.finish(
-        conn, pen, outcomes, lambda *_: present, worker="w", crashes_max=3, now_ms=10_000, inline_bytes_max=10
-    )
+        conn, pen, outcomes, lambda *_: present, worker="w", crashes_max=3, now_ms=10_000, inline_bytes_max=10,
+        chance=lambda: chance,
+    )  # fmt: skip
 
 
 def there(conn: Connection, id_: str = "1") -> Task:

@@ -34,7 +34,7 @@ def conn() -> Connection:
 def finish(conn: Connection, id_: str) -> None:
     queue.finish(
         conn, A, [Outcome(task=id_, epoch=3, attempt=1, kind="done", result=b"\x01")], lambda task, outcome: True,
-        worker="w", crashes_max=3, now_ms=2, inline_bytes_max=9,
+        worker="w", crashes_max=3, now_ms=2, inline_bytes_max=9, chance=lambda: 0.0,
     )  # fmt: skip
 
 

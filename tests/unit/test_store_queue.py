@@ -35,10 +35,10 @@ def submit(conn: Connection, *specs: TaskSpec, pen: Pen = PEN, inline: int = 102
 
 
 def claim(conn: Connection, count: int = 1, **changes: Any) -> list[str]:
-    return [task.id for task, _ in claim_rows(conn, count, **changes)]
+    return [given.task.id for given in claim_rows(conn, count, **changes)]
 
 
-def claim_rows(conn: Connection, count: int = 1, **changes: Any) -> list[tuple[Task, bytes]]:
+def claim_rows(conn: Connection, count: int = 1, **changes: Any) -> list[queue.Given]:
     arguments: dict[str, Any] = {
         "pen": PEN, "node": "w", "names": ["primes"], "budget": Budget(count), "shown": ALL, "now_ms": 2000,
         "limit": 1000,
@@ -57,13 +57,14 @@ def there(conn: Connection, id_: str) -> Task:
 
 def test_a_submitted_task_has_what_its_spec_says(conn: Connection) -> None:
     given = spec(
-        "1", priority=3, not_before_ms=7, timeout_s=1.5, retries=2, backoff_s=0.5, key="k", retry_of="0", batch="b"
-    )
+        "1", priority=3, not_before_ms=7, timeout_s=1.5, retries=2, backoff_s=0.5, key="k", retry_of="0", batch="b",
+        backoff="linear", max_running=4, keep_s=9.5, unset=("retries",),
+    )  # fmt: skip
     assert submit(conn, given) == ("1",)
     assert there(conn, "1") == Task(
         id="1", name="primes", payload=b"args of 1", priority=3, not_before_ms=7, timeout_s=1.5, retries=2,
         backoff_s=0.5, key="k", retry_of="0", batch="b", submitted_ms=1000, epoch=1, writer="a", seq=1,
-        story=there(conn, "1").story,
+        story=there(conn, "1").story, backoff="linear", max_running=4, keep_s=9.5, order_ms=1000 - 3 * 60_000,
     )  # fmt: skip
 
 
@@ -91,14 +92,14 @@ def test_large_arguments_are_a_row_of_their_own(conn: Connection) -> None:
     submit(conn, spec("1", payload=b"x" * 11), spec("2", payload=b"y" * 10), inline=10)
     assert (there(conn, "1").payload, there(conn, "1").payload_ref) == (None, "1/args")
     assert (there(conn, "2").payload, there(conn, "2").payload_ref) == (b"y" * 10, None)
-    assert [payload for _, payload in claim_rows(conn, 2)] == [b"x" * 11, b"y" * 10]
+    assert [given.payload for given in claim_rows(conn, 2)] == [b"x" * 11, b"y" * 10]
 
 
 def test_large_arguments_left_by_a_pull_that_broke_off_are_no_obstacle(conn: Connection) -> None:
     feed.write_payload(conn, PEN, "1/args", b"x" * 11)
     feed.restamp(conn, replace(PEN, epoch=2), first=True)
     submit(conn, spec("1", payload=b"x" * 11), pen=replace(PEN, epoch=2), inline=10)
-    assert claim_rows(conn, pen=replace(PEN, epoch=2))[0][1] == b"x" * 11
+    assert claim_rows(conn, pen=replace(PEN, epoch=2))[0].payload == b"x" * 11
 
 
 # -- claims ----------------------------------------------------------------------------------------------
@@ -122,8 +123,9 @@ def test_a_claimed_task_runs(conn: Connection) -> None:
     submit(conn, spec("1"))
     before = there(conn, "1")
     later = replace(PEN, epoch=3)
-    ((task, payload),) = claim_rows(conn, pen=later, node="worker")
-    assert payload == b"args of 1"
+    (given,) = claim_rows(conn, pen=later, node="worker")
+    assert (given.payload, given.checkpoint) == (b"args of 1", None)
+    task = given.task
     assert there(conn, "1") == replace(task, story=there(conn, "1").story)
     assert task == replace(claimed(before, "worker", 2000), epoch=3, writer="a", seq=2)
 
@@ -220,7 +222,9 @@ def test_open_runs_are_adopted_and_others_refused(conn: Connection) -> None:
     claim(conn, 3)
     queue.release(conn, PEN, ["waits"])
     done = Outcome(task="done", epoch=1, attempt=1, kind="done", result=b"r")
-    queue.finish(conn, PEN, [done], lambda *_: True, worker="w", crashes_max=3, now_ms=1, inline_bytes_max=99)
+    queue.finish(
+        conn, PEN, [done], lambda *_: True, worker="w", crashes_max=3, now_ms=1, inline_bytes_max=99, chance=lambda: 0.0
+    )
     runs = [ClaimRef(task=id_, epoch=1, attempt=2) for id_ in ("waits", "runs", "done", "unknown")]
     assert queue.adopt(conn, PEN, runs, "w2", 3000) == (("waits", "runs"), ("done", "unknown"))
     for id_ in ("waits", "runs"):
@@ -248,12 +252,13 @@ def test_open_tasks_are_cancelled_and_finished_ones_stay_as_they_are(conn: Conne
 
 
 def test_a_finished_task_can_be_run_again_as_a_new_one(conn: Connection) -> None:
-    submit(conn, spec("1", key="k", priority=4, retries=2, payload=b"x" * 20, batch="b", not_before_ms=9), inline=10)
+    own = {"priority": 4, "retries": 2, "batch": "b", "backoff": "constant", "max_running": 3, "keep_s": 0.0}
+    submit(conn, spec("1", key="k", payload=b"x" * 20, not_before_ms=9, **own), inline=10)
     with pytest.raises(Conflict, match="pending"):
         queue.retry_spec(conn, "1", "2")
     queue.cancel(conn, PEN, "1", 5000)
     again = queue.retry_spec(conn, "1", "2")
-    assert again == spec("2", payload=b"x" * 20, priority=4, retries=2, batch="b", retry_of="1")
+    assert again == spec("2", payload=b"x" * 20, retry_of="1", **own)
     assert submit(conn, again) == ("2",)
     with pytest.raises(NotFound):
         queue.retry_spec(conn, "3", "4")

@@ -24,6 +24,8 @@ def example(hint: Any, *, full: bool) -> Any:
     origin, args = get_origin(hint), get_args(hint)
     if origin is UnionType:
         return example(args[0], full=full) if full or NoneType not in args else None
+    if origin is tuple and args[-1] is not Ellipsis:
+        return tuple(example(arg, full=full) for arg in args)
     if origin is tuple:
         return (example(args[0], full=full),) * (2 if full else 0)
     if origin is dict:

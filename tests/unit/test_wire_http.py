@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,8 @@ async def test_a_batch_with_every_option(desk: Desk) -> None:
         "tasks": [
             {
                 "id": own, "name": "f", "payload": payload, "priority": -5, "delay_s": 1.5, "timeout_s": 2,
-                "retries": 3, "backoff_s": 0.5, "key": "k", "batch": "b",
+                "retries": 3, "backoff_s": 0.5, "key": "k", "batch": "b", "backoff": "linear",
+                "max_running": 4, "keep_s": 0,
             },
             {"name": "g", "args": (), "count": 3, "not_before_ms": 12},
         ]
@@ -93,9 +95,17 @@ async def test_a_batch_with_every_option(desk: Desk) -> None:
     first, second, *_ = desk.service.specs.values()
     assert first == ask.TaskSpec(
         id=own, name="f", payload=payload, priority=-5, not_before_ms=NOW_MS + 1500, timeout_s=2.0, retries=3,
-        backoff_s=0.5, key="k", batch="b",
+        backoff_s=0.5, key="k", batch="b", backoff="linear", max_running=4, keep_s=0.0,
     )  # fmt: skip
+    assert second.unset == ("priority", "timeout_s", "retries", "max_running")
+    assert (second.backoff, second.max_running, second.keep_s) == ("exponential", 0, None)
     assert (second.name, second.not_before_ms, second.payload) == ("g", 12, values.pack_arguments([], {}))
+
+
+async def test_no_timeout_is_said_by_null_and_is_not_left_to_the_task(desk: Desk) -> None:
+    _, answer = await desk.json("POST", "/submit-task", {"name": "f", "timeout_s": None, "priority": 0})
+    spec = desk.service.specs[answer["ids"][0]]
+    assert (spec.timeout_s, spec.priority, spec.unset) == (None, 0, ("retries", "max_running"))
 
 
 async def test_what_waits_for_a_leader_is_202(desk: Desk) -> None:
@@ -160,6 +170,80 @@ async def test_what_comes_over_the_unix_socket_only(desk: Desk, path: str, reque
 async def test_a_node_is_forgotten(desk: Desk, node: str) -> None:
     assert await desk.json("POST", f"/forget/{quote(node, safe='')}") == (200, {})
     assert desk.service.seen == [(ask.Forget(node=node), False)]
+
+
+@pytest.mark.parametrize("path", ["drain", "resume"])
+async def test_a_node_is_drained_and_resumed(desk: Desk, path: str) -> None:
+    for named, node in (("-", ""), ("beta", "beta"), (quote("my host/1 ü", safe=""), "my host/1 ü")):
+        assert await desk.json("POST", f"/{path}/{named}") == (200, {})
+        assert desk.service.seen[-1] == (ask.Drain(node=node, resume=path == "resume"), False)
+
+
+async def test_batches(desk: Desk) -> None:
+    batch, other = "night/1 ü", "day"
+    body = {"tasks": [{"name": "f", "batch": batch, "count": 2}, {"name": "f", "batch": other}]}
+    for asked in (desk.json, desk.packed):
+        desk.service.specs.clear()
+        _, answer = await asked("POST", "/submit-task", body)
+        _, changed = await asked("POST", f"/batch/{quote(batch, safe='')}/cancel")
+        assert changed == {"ids": answer["ids"][:2]}
+        assert (await asked("POST", "/retry-failed"))[1]["ids"] == ["e" * 32]
+        await asked("POST", f"/retry-failed?batch={quote(batch)}")
+        await asked("GET", f"/tasks?batch={quote(batch)}")
+        assert [request for request, _ in desk.service.seen[-3:]] == [
+            ask.RetryFailed(), ask.RetryFailed(batch=batch), ask.TasksQuery(batch=batch)
+        ]  # fmt: skip
+
+
+async def test_who_cancels_may_wait_and_sees_how_far_the_run_was(desk: Desk) -> None:
+    _, answer = await desk.json("POST", "/submit-task", {"name": "f"})
+    [task] = answer["ids"]
+    desk.service.views[task] = replace(desk.service.views[task], progress=(1.5, 4.0, "ü"), ending=True)
+    for asked in (desk.json, desk.packed):
+        _, view = await asked("POST", f"/task/{task}/cancel?wait=2.5")
+        assert desk.service.seen[-1][0] == ask.Cancel(id=task, wait_s=2.5)
+        assert (view["state"], view["progress"], view["ending"]) == ("cancelled", [1.5, 4.0, "ü"], True)
+
+
+async def test_a_log_is_text_in_json_and_bytes_in_msgpack(desk: Desk) -> None:
+    _, answer = await desk.json("POST", "/submit-task", {"name": "f"})
+    [task] = answer["ids"]
+    desk.service.printed = "grün\n".encode() + b"\xff"
+    common = {"task": task, "node": NODE, "lost": 3, "ended": False}
+    path = f"/task/{task[-8:]}/log?after=2&wait=1"
+    assert (await desk.packed("GET", path))[1] == common | {"text": desk.service.printed[2:], "next": 7}
+    assert desk.service.seen[-1][0] == ask.LogQuery(id=task[-8:], after=2, wait_s=1.0)
+    assert (await desk.json("GET", path))[1] == common | {"text": "ün\n\ufffd", "next": 7}
+    # Half a character waits for its other half; one to which nothing comes is none.
+    desk.service.printed = "aü".encode()[:2]
+    assert (await desk.json("GET", f"/task/{task}/log"))[1] == common | {"text": "a", "next": 1}
+    assert (await desk.json("GET", f"/task/{task}/log?after=1"))[1] == common | {"text": "\ufffd", "next": 2}
+
+
+async def test_names_with_all_that_is_known_of_them(desk: Desk) -> None:
+    param = {
+        "name": "day", "kind": "POSITIONAL_OR_KEYWORD", "required": False, "type": "int", "choices": [], "default": "1"
+    }  # fmt: skip
+    info = {
+        "name": "news", "doc": "All of it.", "params": [param], "priority": None, "timeout_s": None, "retries": 2,
+        "max_running": None,
+    }  # fmt: skip
+    for asked in (desk.json, desk.packed):
+        assert await asked("GET", "/names") == (200, {"names": [{"info": info, "nodes": [NODE]}]})
+
+
+async def test_a_run_keeps_something_and_the_next_one_gets_it(desk: Desk) -> None:
+    _, answer = await desk.json("POST", "/submit-task", {"name": "f"})
+    [task] = answer["ids"]
+    desk.service.checkpoint = b"half\x00"
+    get = {"node": NODE, "boot": "b", "number": 1, "slots": 1, "free": 1, "names": ["f"]}
+    _, got = await desk.packed("POST", "/get-task", get)
+    assert got["jobs"][0]["checkpoint"] == b"half\x00"
+    outcome = {"task": task, "epoch": 3, "attempt": 1, "kind": "kept", "checkpoint": {"$bytes": "AA=="}}
+    await desk.json("POST", "/submit-result", {"node": NODE, "boot": "b", "outcomes": [outcome]})
+    kept = desk.service.seen[-1][0]
+    assert isinstance(kept, ask.SubmitResult)
+    assert kept.outcomes == (ask.Outcome(task=task, epoch=3, attempt=1, kind="kept", checkpoint=b"\0"),)
 
 
 async def test_the_story_of_the_cluster(desk: Desk) -> None:

@@ -57,6 +57,16 @@ async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
         ({"name": "f", "retries": True}, ["retries"]),
         ({"name": "f", "retries": limits.RETRIES_MAX + 1}, ["retries", str(limits.RETRIES_MAX)]),
         ({"name": "f", "backoff_s": -0.5}, ["backoff_s"]),
+        ({"name": "f", "backoff": "cubic"}, ["backoff", "constant, linear, exponential", "cubic"]),
+        ({"name": "f", "backoff": 2}, ["backoff"]),
+        ({"name": "f", "max_running": -1}, ["max_running", f"from 0 to {limits.RUNNING_MAX}"]),
+        ({"name": "f", "max_running": limits.RUNNING_MAX + 1}, ["max_running", str(limits.RUNNING_MAX)]),
+        ({"name": "f", "max_running": None}, ["max_running"]),
+        ({"name": "f", "keep_s": -1}, ["keep_s", "from 0 to"]),
+        ({"name": "f", "keep_s": limits.KEEP_S_MAX + 1}, ["keep_s"]),
+        ({"name": "f", "keep_s": {"$float": "nan"}}, ["keep_s"]),
+        ({"name": "f", "keep_s": "0"}, ["keep_s"]),
+        ({"name": "f", "unset": []}, ["unset", "known are"]),
         ({"name": "f", "key": ""}, ["key"]),
         ({"name": "f", "key": "\udfff"}, ["Unicode"]),
         ({"name": "f", "batch": "x" * (limits.KEY_CHARS_MAX + 1)}, ["batch"]),
@@ -96,6 +106,13 @@ def told(*outcomes: Any) -> dict[str, Any]:
     return {"node": "n", "boot": "b", "outcomes": list(outcomes)}
 
 
+WORKERS_SAY: dict[str, dict[str, Any]] = {
+    "/get-task": {"node": "n", "boot": "b", "number": 1, "slots": 1, "free": 1, "names": []},
+    "/heartbeat": {"node": "n", "boot": "b", "name": "", "slots": 1},
+    "/submit-result": told(OUTCOME),
+}
+
+
 @pytest.mark.parametrize(
     ("path", "body", "words"),
     [
@@ -116,6 +133,19 @@ def told(*outcomes: Any) -> dict[str, Any]:
         ("/submit-result", told(OUTCOME | {"attempt": (1 << 31) + 1}), ["outcomes[0].attempt", str(1 << 31)]),
         ("/submit-result", told(OUTCOME | {"kind": "failed"}), ["outcomes[0].error"]),
         ("/submit-result", told(OUTCOME | {"x": 1}), ["x", "known are"]),
+        ("/submit-result", told(OUTCOME | {"kind": "kept"}), ["outcomes[0].checkpoint"]),
+        ("/submit-result", told(OUTCOME | {"checkpoint": {"$bytes": "AA=="}}), ["outcomes[0].checkpoint"]),
+        ("/submit-result", told(OUTCOME | {"kind": "kept", "checkpoint": 5}), ["outcomes[0].checkpoint"]),
+        (
+            "/heartbeat",
+            WORKERS_SAY["/heartbeat"] | {"progress": [{"task": "t", "note": "x" * 201}]},
+            ["progress[0].note", "200"],
+        ),
+        (
+            "/heartbeat",
+            WORKERS_SAY["/heartbeat"] | {"progress": [{"task": "t", "done": {"$float": "nan"}}]},
+            ["progress[0].done"],
+        ),
     ],
 )  # fmt: skip
 async def test_what_workers_say_wrongly_is_named(desk: Desk, path: str, body: Any, words: list[str]) -> None:
@@ -124,13 +154,6 @@ async def test_what_workers_say_wrongly_is_named(desk: Desk, path: str, body: An
     for word in words:
         assert word in answer["message"]
     assert desk.service.seen == []
-
-
-WORKERS_SAY: dict[str, dict[str, Any]] = {
-    "/get-task": {"node": "n", "boot": "b", "number": 1, "slots": 1, "free": 1, "names": []},
-    "/heartbeat": {"node": "n", "boot": "b", "name": "", "slots": 1},
-    "/submit-result": told(OUTCOME),
-}
 
 
 @pytest.mark.parametrize("path", WORKERS_SAY)
@@ -162,7 +185,11 @@ async def test_an_error_that_is_too_long_is_refused(desk: Desk) -> None:
         ("/task/abcd?wait=61", "60"), ("/task/abcd?wait=nan", "wait_s"), ("/task/abcd?wait=-1", "wait_s"),
         ("/task/abcd?wiat=1", "wiat"), ("/tasks?state=purged", "pending"), ("/tasks?limit=0", "limit"),
         (f"/tasks?limit={limits.PAGE_TASKS_MAX + 1}", str(limits.PAGE_TASKS_MAX)), ("/tasks?limit=1.5", "limit"),
-        ("/tasks?after=zz", "zz"), ("/tasks?sort=id", "sort"),
+        ("/tasks?after=zz", "zz"), ("/tasks?sort=id", "sort"), ("/tasks?batch=", "batch"),
+        ("/tasks?batch=" + "x" * (limits.KEY_CHARS_MAX + 1), f"1 to {limits.KEY_CHARS_MAX} characters"),
+        ("/task/abcd/log?after=-1", "after"), ("/task/abcd/log?after=1.5", "after"),
+        ("/task/abcd/log?wait=61", "60"), ("/task/abcd/log?follow=1", "known are after, wait"),
+        ("/task/xyz/log", "xyz"),
     ],
 )  # fmt: skip
 async def test_a_wrong_query_is_named(desk: Desk, path: str, word: str) -> None:
@@ -271,12 +298,36 @@ async def test_a_stored_value_that_cannot_be_read_is_an_error_of_the_store(desk:
     assert (status, answer["code"]) == (500, "store")
 
 
+@pytest.mark.parametrize(
+    ("path", "word"),
+    [
+        ("/task/abcd/cancel?wait=61", "60"), ("/task/abcd/cancel?wait=x", "wait_s"),
+        ("/task/abcd/cancel?force", "known are wait"), ("/retry-failed?batch=", "batch"),
+        ("/retry-failed?name=f", "known are batch"),
+        ("/batch/" + "x" * (limits.KEY_CHARS_MAX + 1) + "/cancel", "batch"),
+        ("/drain/" + "x" * (limits.NAME_CHARS_MAX + 1), "is no node"), ("/drain/%09", "is no node"),
+        ("/resume/%20", "is no node"),
+    ],
+)  # fmt: skip
+async def test_what_is_asked_wrongly_is_named_and_nothing_is_done(desk: Desk, path: str, word: str) -> None:
+    for asked in (desk.json, desk.packed):
+        status, answer = await asked("POST", path)
+        assert (status, answer["code"]) == (400, "malformed")
+        assert word in answer["message"]
+    assert desk.service.seen == []
+
+
 async def test_the_first_stage_of_a_stop_refuses_new_work_only(desk: Desk) -> None:
     _, answer = await desk.json("POST", "/submit-task", {"name": "f"})
     [task] = answer["ids"]
     desk.server.refuse()
     get = {"node": NODE, "boot": "b", "number": 1, "slots": 1, "free": 1, "names": ["f"]}
-    for path, body in (("/submit-task", {"name": "f"}), ("/get-task", get), (f"/task/{task}/retry", None)):
+    for path, body in (
+        ("/submit-task", {"name": "f"}),
+        ("/get-task", get),
+        (f"/task/{task}/retry", None),
+        ("/retry-failed", None),
+    ):
         status, refused = await desk.json("POST", path, body)
         assert (status, refused["code"], refused["retryable"]) == (503, "stopping", True)
     outcome = {"task": task, "epoch": 3, "attempt": 1, "kind": "done", "result": 1}

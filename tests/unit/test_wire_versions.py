@@ -14,7 +14,7 @@ import msgpack
 import pytest
 from aiohttp import web
 
-from meshq.core import membership, messages, reports, requests
+from meshq.core import infos, membership, messages, reports, requests
 from meshq.core.ids import cluster_hash, short
 from meshq.wire import handshake
 from meshq.wire.handshake import Identity
@@ -266,8 +266,11 @@ async def test_a_version_far_ahead_is_refused_with_both_named() -> None:
 # -- what goes between two versions ----------------------------------------------------------------------
 
 
+HOMES = (handshake, membership, messages, requests, reports, infos)
+
+
 def fields_of(name: str) -> dict[str, dataclasses.Field[Any]]:
-    (cls,) = {vars(home)[name] for home in (handshake, membership, messages, requests, reports) if name in vars(home)}
+    (cls,) = {vars(home)[name] for home in HOMES if name in vars(home)}
     return {field.name: field for field in dataclasses.fields(cls)}
 
 

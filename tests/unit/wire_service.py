@@ -6,13 +6,17 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from meshq.core import access, reports
+from meshq.core import access, infos, reports
 from meshq.core import requests as ask
 from meshq.core.messages import Done
 from meshq.core.task import FINISHED
 from meshq.errors import Conflict, NoLeader, NotFound
 
 NODE = "a" * 32
+NEWS = infos.TaskInfo(
+    name="news", doc="All of it.", retries=2,
+    params=(infos.Param(name="day", kind="POSITIONAL_OR_KEYWORD", required=False, type="int", default="1"),),
+)  # fmt: skip
 
 
 class DictService:
@@ -26,6 +30,8 @@ class DictService:
         self.leaderless = False
         self.broken: BaseException | None = None
         self.stopped = False
+        self.printed = b""
+        self.checkpoint: bytes | None = None
 
     async def admit(self, owner: str, kind: type) -> None:
         self.admitted.append((owner, kind))
@@ -41,6 +47,9 @@ class DictService:
             ask.Cancel: self._cancel, ask.Retry: self._retry, ask.Stop: self._stop,
             ask.Heartbeat: lambda _: ask.HeartbeatAnswer(epoch=3, tell=True),
             ask.Recover: lambda _: Done(), ask.Forget: lambda _: Done(), ask.TaskStoryQuery: self._task_story,
+            ask.Drain: lambda _: Done(), ask.CancelBatch: self._cancel_batch, ask.LogQuery: self._log,
+            ask.RetryFailed: lambda _: ask.Submitted(ids=("e" * 32,), copies=1, majority=True, queued=False),
+            ask.NamesQuery: lambda _: infos.Names(names=(infos.Name(info=NEWS, nodes=(NODE,)),)),
             ask.CredentialAdd: lambda _: Done(), ask.CredentialRevoke: lambda _: Done(),
             ask.CredentialsQuery: lambda _: reports.Credentials(
                 credentials=(reports.CredentialView(name="bob", issued_ms=1),)
@@ -61,6 +70,13 @@ class DictService:
     def _cancel(self, request: ask.Cancel) -> reports.TaskView:
         view = self.views[request.id] = replace(self._one(request.id), state="cancelled")
         return view
+
+    def _cancel_batch(self, request: ask.CancelBatch) -> reports.Changed:
+        return reports.Changed(ids=tuple(spec.id for spec in self.specs.values() if spec.batch == request.batch))
+
+    def _log(self, request: ask.LogQuery) -> reports.Log:
+        text = self.printed[request.after :]
+        return reports.Log(task=self._one(request.id).id, node=NODE, text=text, next=request.after + len(text), lost=3)
 
     def _retry(self, request: ask.Retry) -> ask.Submitted:
         if self._one(request.id).state not in FINISHED:
@@ -84,7 +100,10 @@ class DictService:
         waiting = [spec for spec in self.specs.values() if self.views[spec.id].state == "pending"][: request.free]
         for spec in waiting:
             self.views[spec.id] = replace(self.views[spec.id], state="running", attempt=1, worker=request.node)
-        jobs = [ask.Job(id=spec.id, name=spec.name, epoch=3, attempt=1, payload=spec.payload) for spec in waiting]
+        jobs = [
+            ask.Job(id=spec.id, name=spec.name, epoch=3, attempt=1, payload=spec.payload, checkpoint=self.checkpoint)
+            for spec in waiting
+        ]
         return ask.Got(epoch=3, jobs=tuple(jobs))
 
     def _submit_result(self, request: ask.SubmitResult) -> ask.ResultsTaken:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -83,6 +84,11 @@ def exits(code):
 @task
 def kills_itself():
     os.kill(os.getpid(), signal.SIGKILL)
+
+@task
+def faults():
+    import ctypes
+    ctypes.string_at(0)
 
 @task
 def prints():
@@ -178,7 +184,8 @@ def error(outcome: Outcome) -> dict[str, str]:
     assert outcome.error is not None
     assert len(outcome.error) <= ERROR_BYTES_MAX
     body: dict[str, str] = unpack(outcome.error)
-    assert set(body) == {"type", "message", "traceback"}
+    # Built-in exceptions come with `args`, too.
+    assert {"type", "message", "traceback"} <= set(body) <= {"type", "message", "traceback", "args"}
     return body
 
 
@@ -200,3 +207,9 @@ def lives(pid: int) -> bool:
 
 def lines(path: Path) -> list[str]:
     return path.read_text().split() if path.exists() else []
+
+
+def children() -> list[int]:
+    """The processes that pools of this process have started."""
+    pids = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    return [int(pid) for pid in pids if b"meshq.worker.child" in Path(f"/proc/{pid}/cmdline").read_bytes()]

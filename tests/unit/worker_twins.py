@@ -11,7 +11,18 @@ from typing import TypeVar
 
 from meshq.core.infos import TaskInfo
 from meshq.core.limits import OUTCOMES_MAX
-from meshq.core.requests import ClaimRef, Get, Got, Heartbeat, HeartbeatAnswer, Job, Outcome, ResultsTaken, SubmitResult
+from meshq.core.requests import (
+    ClaimRef,
+    Get,
+    Got,
+    Heartbeat,
+    HeartbeatAnswer,
+    Job,
+    Outcome,
+    ResultsTaken,
+    RunProgress,
+    SubmitResult,
+)
 from meshq.errors import MeshqError, NoLeader
 from meshq.wire.values import pack_arguments, unpack_arguments
 from tests.unit.virtual import now_s
@@ -56,6 +67,7 @@ class Row:
     number: int = 0
     attempt: int = 0
     given: int = 0
+    checkpoint: bytes | None = None
     outcome: Outcome | None = None
 
 
@@ -158,7 +170,9 @@ class TwinLeader:
         for outcome in request.outcomes:
             row = self.ledger.rows[outcome.task]
             claim = ClaimRef(task=outcome.task, epoch=outcome.epoch, attempt=outcome.attempt)
-            if row.outcome is not None or (outcome.kind != "done" and row.claim not in (claim, None)):
+            if outcome.kind == "kept":
+                row.checkpoint = outcome.checkpoint if row.claim == claim else row.checkpoint
+            elif row.outcome is not None or (outcome.kind != "done" and row.claim not in (claim, None)):
                 dropped[outcome.task] = "counts no longer"
             elif outcome.kind == "released":
                 row.claim = None
@@ -200,8 +214,9 @@ class TwinPool:
         self._outcomes: list[Outcome] = []
         self._some = asyncio.Event()
         self._quiet = asyncio.Event()
-        self._draining = False
+        self._draining = self._drained = False
         self.begun: Counter[str] = Counter()
+        self.told: dict[str, RunProgress] = {}
         self.ended: list[Outcome] = []
 
     @property
@@ -216,12 +231,11 @@ class TwinPool:
             assert job.id not in self._waiting
             assert job.id not in self._running
             self._waiting[job.id] = job
-            if self._draining:
-                self._end(job, "released", 0.0)
+        self._release_unbegun()
         self._begin()
 
     def _begin(self) -> None:
-        while self._waiting and len(self._running) < self._slots and not self._draining:
+        while self._waiting and len(self._running) < self._slots and not (self._draining or self._drained):
             job = self._waiting.pop(next(iter(self._waiting)))
             (run_s, kind), _ = unpack_arguments(job.payload)
             self.begun[job.id] += 1
@@ -242,6 +256,26 @@ class TwinPool:
         if not self._running:
             self._quiet.set()
         self._begin()
+
+    def _release_unbegun(self) -> None:
+        if self._draining or self._drained:
+            for job in list(self._waiting.values()):
+                self._end(job, "released", 0.0)
+
+    def drain(self, on: bool) -> None:
+        self._drained = on
+        self._release_unbegun()
+
+    def progress(self) -> tuple[RunProgress, ...]:
+        return tuple(self.told[task] for task in self._running if task in self.told)
+
+    def keep(self, task: str, checkpoint: bytes) -> None:
+        """As if the run of this task had called `checkpoint`."""
+        job, _ = self._running[task]
+        self._outcomes.append(
+            Outcome(task=task, epoch=job.epoch, attempt=job.attempt, kind="kept", checkpoint=checkpoint)
+        )
+        self._some.set()
 
     def held(self) -> tuple[Job, ...]:
         return (*(job for job, _ in self._running.values()), *self._waiting.values())
@@ -267,8 +301,7 @@ class TwinPool:
 
     async def close(self, drain_s: float) -> None:
         self._draining = True
-        for job in list(self._waiting.values()):
-            self._end(job, "released", 0.0)
+        self._release_unbegun()
         if self._running:
             self._quiet.clear()
             try:
