@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 Found = list[tuple[str, str]]
 
 ANSWER_S = 1.0
-RECENT_TASKS = 50
+RECENT_TASKS = 20
 
 
 def names(ctx: click.Context, _: click.Parameter, begun: str) -> list[Any]:

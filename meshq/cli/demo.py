@@ -158,6 +158,8 @@ class _Demo:
         async with _client(first) as client:
             status = await self._until(client, lambda status: status.leader is not None)
             address = next(node.address for node in status.nodes if node.id == status.node)
+            if not address:
+                raise NoDaemon("the demo's nodes can't reach each other: this machine's loopback (127.0.0.1) is down")
             for _ in range(self._count - 1):
                 self._nodes.start((address,))
             await self._until(client, self._have_met)

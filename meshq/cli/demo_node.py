@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 from meshq import config
+from meshq.errors import MeshqError
 from meshq.node.daemon import run_daemon
 
 
@@ -17,7 +18,12 @@ def main() -> int:
     settings, data_dir = map(Path, sys.argv[1:])
     threading.Thread(target=_end_with_starter, daemon=True).start()
     # Nothing of the environment: what a person set there is for their own nodes.
-    return run_daemon(config.load(settings), data_dir)
+    try:
+        return run_daemon(config.load(settings), data_dir)
+    except MeshqError as error:
+        # The demo shows the last line.
+        sys.stderr.write(f"{error.message}\n")
+        return 1
 
 
 def _end_with_starter() -> None:

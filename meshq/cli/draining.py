@@ -33,8 +33,9 @@ def changed(local: Local, text: str | None, *, resume: bool) -> int:
         click.echo(f"{shown} gets work again")
         return 0
     left = f"finishes the {render.tasks_text(node.running)} that it runs and " if node and node.running else ""
-    again = f"meshq resume {short(node.id) if node else named}"
-    click.echo(render.paragraph(f"{shown} is drained: it {left}begins no more; give it work again with: {again}"))
+    click.echo(f"{shown} is drained: it {left}begins no more")
+    # A line of its own, so that it can be copied.
+    click.echo(f"give it work again with: meshq resume {short(node.id) if node else named}")
     return 0
 
 

@@ -275,8 +275,10 @@ class Gateway:
     async def _task(self, query: ask.TaskQuery) -> ask.Answer:
         try:
             return await self._read(query)
-        except NotFound:
-            return await self._views.queued(query)
+        except NotFound as error:
+            if (queued := await self._views.queued(query)) is None:
+                raise error
+            return queued
 
     async def _read(self, query: ask.TaskQuery | ask.WaitQuery | ask.TasksQuery) -> ask.Answer:
         """The leader's answer; without one, what is committed here, and the leader again when there is one."""

@@ -129,36 +129,7 @@ def build_app(
     app = web.Application(middlewares=[_guard(gate, trusted, answer_s=answer_s)])
     app[GATE] = gate
     paths, to = _Paths(service, new_id, wall_ms, bodies.Bodies(body_bytes_max, body_s)), partial(_admitted, service)
-    app.add_routes([
-        web.post("/submit-task", to(Submit, paths.submit_task)),
-        web.post("/get-task", to(Get, paths.get_task)),
-        web.post("/submit-result", to(SubmitResult, paths.submit_result)),
-        web.post("/heartbeat", to(Heartbeat, paths.heartbeat)),
-        web.get("/task/{id}", to(TaskQuery, paths.task)),
-        web.post("/task/{id}/cancel", to(Cancel, paths.cancel)),
-        web.post("/task/{id}/retry", to(Retry, paths.retry)),
-        web.get("/task/{id}/explain", to(TaskStoryQuery, paths.task_story)),
-        web.get("/task/{id}/log", to(LogQuery, paths.log)),
-        web.get("/tasks", to(TasksQuery, paths.tasks)),
-        web.post("/batch/{batch}/cancel", to(CancelBatch, paths.cancel_batch)),
-        web.post("/retry-failed", to(RetryFailed, paths.retry_failed)),
-        web.get("/names", to(NamesQuery, paths.names)),
-        web.post("/wait", to(WaitQuery, paths.wait)),
-        web.get("/status", to(StatusQuery, paths.status)),
-        web.get("/stats", to(StatsQuery, paths.stats)),
-        web.get("/health", to(HealthQuery, paths.health)),
-        web.get("/explain", to(ClusterStoryQuery, paths.cluster_story)),
-        web.post("/stop", to(Stop, paths.stop)),
-        web.post("/leave", to(Stop, paths.leave)),
-        web.post("/recover", to(Recover, paths.recover)),
-        web.post("/key/{step}", to(ChangeKey, paths.change_key)),
-        web.post("/forget/{node}", to(Forget, paths.forget)),
-        web.post("/drain/{node}", to(Drain, paths.drain)),
-        web.post("/resume/{node}", to(Drain, paths.resume)),
-        web.post("/credential/{name}", to(CredentialAdd, paths.credential_add)),
-        web.post("/credential/{name}/revoke", to(CredentialRevoke, paths.credential_revoke)),
-        web.get("/credentials", to(CredentialsQuery, paths.credentials)),
-    ])  # fmt: skip
+    app.add_routes(_routes(paths, to))
     if peers is not None:
         app.router.add_get("/peer", to(Hello, peers.accept), allow_head=False)
 
@@ -301,6 +272,39 @@ class _Paths:
             lambda: bodies.answer(request, views.plain(answer, without, as_text=as_text), status),
             views.size_bytes(answer),
         )
+
+
+def _routes(paths: _Paths, to: Callable[[type, Endpoint], Endpoint]) -> list[web.RouteDef]:
+    return [
+        web.post("/submit-task", to(Submit, paths.submit_task)),
+        web.post("/get-task", to(Get, paths.get_task)),
+        web.post("/submit-result", to(SubmitResult, paths.submit_result)),
+        web.post("/heartbeat", to(Heartbeat, paths.heartbeat)),
+        web.get("/task/{id}", to(TaskQuery, paths.task)),
+        web.post("/task/{id}/cancel", to(Cancel, paths.cancel)),
+        web.post("/task/{id}/retry", to(Retry, paths.retry)),
+        web.get("/task/{id}/explain", to(TaskStoryQuery, paths.task_story)),
+        web.get("/task/{id}/log", to(LogQuery, paths.log)),
+        web.get("/tasks", to(TasksQuery, paths.tasks)),
+        web.post("/batch/{batch}/cancel", to(CancelBatch, paths.cancel_batch)),
+        web.post("/retry-failed", to(RetryFailed, paths.retry_failed)),
+        web.get("/names", to(NamesQuery, paths.names)),
+        web.post("/wait", to(WaitQuery, paths.wait)),
+        web.get("/status", to(StatusQuery, paths.status)),
+        web.get("/stats", to(StatsQuery, paths.stats)),
+        web.get("/health", to(HealthQuery, paths.health)),
+        web.get("/explain", to(ClusterStoryQuery, paths.cluster_story)),
+        web.post("/stop", to(Stop, paths.stop)),
+        web.post("/leave", to(Stop, paths.leave)),
+        web.post("/recover", to(Recover, paths.recover)),
+        web.post("/key/{step}", to(ChangeKey, paths.change_key)),
+        web.post("/forget/{node}", to(Forget, paths.forget)),
+        web.post("/drain/{node}", to(Drain, paths.drain)),
+        web.post("/resume/{node}", to(Drain, paths.resume)),
+        web.post("/credential/{name}", to(CredentialAdd, paths.credential_add)),
+        web.post("/credential/{name}/revoke", to(CredentialRevoke, paths.credential_revoke)),
+        web.get("/credentials", to(CredentialsQuery, paths.credentials)),
+    ]  # fmt: skip
 
 
 def _admitted(service: Service, kind: type, endpoint: Endpoint) -> Endpoint:

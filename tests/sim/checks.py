@@ -10,7 +10,7 @@ from typing import Any
 from meshq.core.messages import Handover, Leave, Pull, Renew, RenewAnswer, Rows, Vote, VoteAnswer
 from meshq.core.reports import TaskView
 from meshq.core.requests import Job, Submitted
-from meshq.core.task import FINISHED
+from meshq.core.task import FINISHED, OPEN
 from meshq.store import feed
 from tests.sim.host import KINDS
 from tests.sim.ledger import Ledger
@@ -198,7 +198,7 @@ class Checker:
             if (waiting := machine.disk.outbox.execute("SELECT count(*) FROM entries").fetchone()[0]) > 0:
                 return f"{waiting} entries wait in the outbox of {machine.name}"
         tables = [self._tasks(world.machines[node]) for node in members]
-        unfinished = [str(row[0]) for row in tables[0] if str(row[1]) not in FINISHED]
+        unfinished = [str(row[0]) for row in tables[0] if str(row[1]) in OPEN]
         if unfinished:
             return f"{len(unfinished)} tasks are not finished, as {unfinished[0][-8:]}"
         return "" if all(table == tables[0] for table in tables) else "the replicas differ"
@@ -229,6 +229,6 @@ class Checker:
         if self.world.failures:
             return
         for (_, task), outcome in self.told.outcomes.items():
-            if ("tasks", task) not in self.ledger.dropped and outcome not in final.get(task, ()):
+            if ("tasks", task) not in self.ledger.purged and outcome not in final.get(task, ()):
                 self.changed += 1
                 self.fail(f"task {task[-8:]} was shown as {outcome}, and ends as {final.get(task)}")

@@ -10,16 +10,27 @@ from meshq.core import requests as ask
 from meshq.core.limits import PULL_FRAME_BYTES
 from meshq.core.reports import TaskView, TaskViews
 from meshq.core.requests import Submitted, TaskSpec
+from meshq.core.task import Backoff
 from meshq.wire import values
 from tests.sim.checks import Checker
+from tests.sim.host import WALL_START_MS
 from tests.sim.world import SimWorld
 
 THINK_S = 0.8
 PATIENCE_S = 8.0
-NAMES = {"work": 8, "slow": 2, "fail": 1, "crash": 1, "hang": 1}
+NAMES = {"work": 8, "slow": 2, "fail": 1, "crash": 1, "hang": 1, "steps": 1}
+# Some tasks have a key, a batch, a bound or a delay, and some are forgotten as soon as they are finished.
+KEYS, BATCHES, BOUNDS, KEPT_S, DELAYS_MS = (
+    (*(None,) * 8, "nightly", "hourly"), (None, None, "b1", "b2"), (0, 0, 0, 1, 2), (*(None,) * 6, 0.0),
+    (*(0,) * 6, 500, 9_000),
+)  # fmt: skip
+BACKOFFS = tuple(backoff.value for backoff in Backoff)
 LARGE_SHARE = 0.05  # of the tasks have large arguments
 SMALL, LARGE = (values.pack([[b"x" * size], {}]) for size in (1, PULL_FRAME_BYTES * 2 // 3))
-ACTS = {"submit": 5, "repeat": 2, "look": 5, "wait": 3, "cancel": 1, "retry": 1, "list": 1}
+ACTS = {
+    "submit": 10, "repeat": 4, "look": 10, "wait": 6, "cancel": 2, "retry": 2, "list": 2, "cancel batch": 1,
+    "retry failed": 1,
+}  # fmt: skip
 
 
 class Client:
@@ -64,7 +75,11 @@ class Client:
             case "retry":
                 await self._ask(node, ask.Retry(id=spec.id))
             case "list":
-                await self._ask(node, ask.TasksQuery())
+                await self._ask(node, ask.TasksQuery(batch=rng.choice(BATCHES)))
+            case "cancel batch":
+                await self._ask(node, ask.CancelBatch(batch=rng.choice(BATCHES[-2:])))
+            case "retry failed":
+                await self._ask(node, ask.RetryFailed(batch=rng.choice(BATCHES)))
         return None
 
     def _new(self) -> TaskSpec:
@@ -73,9 +88,12 @@ class Client:
         timeout_s = 2.0 if name == "hang" and rng.random() < 0.7 else None
         # A large value is a row of its own, and a pull with two of them comes in parts.
         payload = LARGE if rng.random() < LARGE_SHARE else SMALL
+        delay_ms = rng.choice(DELAYS_MS)
         return self._world.spec(
             name, retries=rng.choice((0, 0, 2)), backoff_s=0.5, timeout_s=timeout_s, priority=rng.choice((0, 0, 5)),
-            payload=payload,
+            payload=payload, key=rng.choice(KEYS), batch=rng.choice(BATCHES), max_running=rng.choice(BOUNDS),
+            keep_s=rng.choice(KEPT_S), backoff=rng.choice(BACKOFFS),
+            not_before_ms=WALL_START_MS + int(self._world.loop.now * 1000) + delay_ms if delay_ms else 0,
         )  # fmt: skip
 
     async def _ask(self, node: str, request: ask.Request) -> None:

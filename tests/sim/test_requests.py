@@ -198,7 +198,9 @@ async def test_what_a_task_printed_is_read_from_the_node_that_ran_it(world: SimW
         for node in world.nodes:
             part = await log(world, node, task[-12:])
             assert part == Log(task=task, node=shown.worker, text=text, next=len(text))
+            began = world.loop.time()
             assert await log(world, node, task, part.next, 60.0) == replace(part, text=b"", ended=True)
+            assert world.loop.time() - began < 0.5, "of a finished task nothing more is waited for"
             assert (await log(world, node, task, 3)).text == text[3:]
     assert len(workers) > 1
     with pytest.raises(NotFound):
@@ -272,6 +274,28 @@ async def test_another_attempt_elsewhere_has_a_log_of_its_own(world: SimWorld) -
     again = await of(following)
     assert isinstance(again, Log)
     assert again.node == second
+
+
+@story(2, slots=1)
+async def test_between_two_attempts_the_last_one_is_read(world: SimWorld) -> None:
+    first, second = world.nodes
+    await call(world, first, ask.Drain())
+    await asyncio.sleep(world.machines[first].config.get_wait_s + 1.0)  # what it asked for before is over
+    (task,) = (await submit(world, first, world.spec("fail", retries=2, backoff_s=20.0))).ids
+
+    async def failed(times: int) -> None:
+        while (await view(world, first, task)).failures < times:
+            await asyncio.sleep(0.1)
+
+    await failed(1)
+    await call(world, first, ask.Drain(resume=True))
+    await call(world, first, ask.Drain(node=second))
+    await failed(2)
+    shown = await view(world, second, task)
+    assert (shown.state, shown.worker) == ("pending", None)
+    part = await log(world, second, task)
+    assert (part.node, part.text, part.ended) == (first, world.machines[first].printed[task], False)
+    assert part.text.endswith(b"failed\n")
 
 
 # -- drained -----------------------------------------------------------------------------------------------

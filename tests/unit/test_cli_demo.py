@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -65,8 +66,10 @@ def test_its_nodes_end_with_it_however_it_ends() -> None:
                 assert process.poll() is None
             assert not gone(path)
             process.kill()
+        end_s = time.monotonic() + 30
         while not gone(path):
-            pass
+            assert time.monotonic() < end_s
+            time.sleep(0.05)
 
 
 def test_the_last_screen() -> None:

@@ -12,6 +12,7 @@ import sys
 import time
 import tty
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -150,3 +151,27 @@ def test_results_and_the_bar_share_a_terminal(tmp_path: Path, twin: Twin) -> Non
         line for task in range(3) for line in (f"{sorted(twin.tasks)[task][-8:]}  hold: done (attempt 1)", f"{task}")
     ]
     assert screen(written)[3:] == ["kept on 2 disks (majority)", *results, ""]
+
+
+@pytest.mark.parametrize("command", ["run hold", "submit hold --wait", "result {task} --wait"])
+def test_the_bar_shows_how_far_a_task_says_that_it_is(tmp_path: Path, twin: Twin, command: str) -> None:
+    if "{task}" in command:
+        meshq(tmp_path, "submit", "hold")
+    master, terminal = pty.openpty()
+    tty.setraw(terminal)
+    args = [sys.executable, "-m", "meshq", *command.format(task="".join(twin.tasks)).split()]
+    env = {**environment(tmp_path), "TERM": "xterm"}
+    written = ""
+    with subprocess.Popen(args, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=terminal) as process:
+        while "pending, " not in written:
+            written += os.read(master, 65536).decode()
+        [task] = twin.tasks
+        twin.tasks[task] = replace(twin.tasks[task], state="running", attempt=1, progress=(3.0, 4.0, "rows"))
+        while f"[{'#' * 22}{'-' * 8}] 3 of 4 rows, " not in written:
+            written += os.read(master, 65536).decode()
+        twin.finish(task, 42)
+        out, _ = process.communicate(timeout=30)
+    os.close(terminal)
+    os.close(master)
+    assert process.returncode == 0
+    assert out.endswith(b"42\n")

@@ -57,7 +57,7 @@ def test_stars_take_any_number_and_check_each() -> None:
 def test_too_many_and_too_few() -> None:
     assert "takes 2 positional arguments, but 3 were given" in complaint(primes, 1, "sieve", 3)
     assert complaint(primes) == (
-        "primes: missing limit; call it as primes(limit: int, algorithm: sieve|trial_division = …)"
+        "primes: missing limit; call it as primes(limit: int, algorithm: sieve|trial_division = 'sieve')"
     )
     assert "missing first" in complaint(many, second=1)
 
