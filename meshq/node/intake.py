@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from math import inf
 
 from meshq.config import Config
 from meshq.core import access, signature, task
 from meshq.core.ids import uuid7
 from meshq.core.infos import TaskInfo
-from meshq.core.limits import BATCH_TASKS_MAX, RUNNING_MAX
+from meshq.core.limits import BATCH_TASKS_MAX, KEEP_S_MAX, RUNNING_MAX
 from meshq.core.ports import Clock
 from meshq.core.quorum import majority
 from meshq.core.reports import Changed, TaskView
@@ -252,8 +251,8 @@ def _unfit(spec: TaskSpec) -> MeshqError | None:
         return Malformed(f"backoff: must be one of {', '.join(BACKOFFS)}, not {spec.backoff[:40]!r}")
     if not 0 <= spec.max_running <= RUNNING_MAX:
         return Malformed(f"max_running: must be from 0 (no bound) to {RUNNING_MAX}, not {spec.max_running}")
-    if spec.keep_s is not None and not 0 <= spec.keep_s < inf:
-        return Malformed(f"keep_s: must be 0 or more seconds, not {spec.keep_s}")
+    if spec.keep_s is not None and not 0 <= spec.keep_s <= KEEP_S_MAX:
+        return Malformed(f"keep_s: must be from 0 to {KEEP_S_MAX:.0f} seconds, not {spec.keep_s}")
     return None
 
 

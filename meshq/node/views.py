@@ -14,7 +14,6 @@ from meshq.core.ports import Clock
 from meshq.core.reports import NodeView, Status, TaskView, TaskViews
 from meshq.core.requests import TaskQuery, TasksQuery, WaitQuery
 from meshq.core.task import FINISHED, State
-from meshq.errors import NotFound
 from meshq.node.elector import Elector
 from meshq.node.leadership import Leadership
 from meshq.node.peers import Peers

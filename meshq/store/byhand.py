@@ -95,21 +95,21 @@ def retry_spec(conn: Connection, id_: str, new_id: str) -> TaskSpec:
     return _again(conn, task, new_id)
 
 
-def retryable(conn: Connection, batch: str | None, owner: str) -> dict[str, int]:
+def retryable(conn: Connection, batch: str | None, owner: str, most: int = limits.BATCH_TASKS_MAX) -> dict[str, int]:
     """How many tasks failed and were not run again, by name.
 
     Args:
         conn: On one snapshot.
         batch: Only tasks of this batch; all without one.
         owner: Only tasks of this owner; all without one.
+        most: So many one request may be about.
 
     Raises:
         NotFound: There is no task of this batch.
-        Conflict: They are more than one request may be about.
+        Conflict: They are more.
     """
     if batch is not None:
         check_batch(conn, batch, owner)
-    most = limits.BATCH_TASKS_MAX
     sql, asked = _failed("id, name", batch, owner, "", most + 1)
     found = dict(conn.execute(f"SELECT name, count(*) FROM ({sql}) GROUP BY name", asked).fetchall())
     if sum(found.values()) > most:

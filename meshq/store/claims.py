@@ -19,9 +19,9 @@ from meshq.core.requests import ClaimRef
 from meshq.core.task import COLUMNS, OPEN, Task
 from meshq.store.database import Connection
 from meshq.store.feed import Pen, read_seq, write_tasks
-from meshq.store.reads import TASK_COLUMNS, get_many, task_of
+from meshq.store.reads import TASK_COLUMNS, get_many, payload_of, task_of
 from meshq.store.rows import as_json
-from meshq.store.values import CHECKPOINT
+from meshq.store.values import CHECKPOINT, body_of, checkpoint_ref
 
 # So many tasks whose time has come are sorted by their places; more of them are looked for in their groups.
 DUE_SORTED_MAX = 1000
@@ -52,13 +52,13 @@ class Given:
     checkpoint: bytes | None = None
 
 
-# One whose large arguments are not here yet waits for the pull that brings them.
+# One whose large arguments are not here yet waits for the pull that brings them. Large values themselves are read when
+# a task is taken: what is sorted here is many.
 _WAITING = (
-    f"SELECT tasks.name, tasks.max_running, tasks.order_ms, tasks.rowid, coalesce(tasks.payload, payloads.body),"
-    f" kept.body, {TASK_COLUMNS} FROM tasks INDEXED BY {{index}} LEFT JOIN payloads ON payloads.ref = tasks.payload_ref"
-    f" LEFT JOIN payloads AS kept ON kept.ref = tasks.id || '{CHECKPOINT}'"
-    " WHERE tasks.state = 'pending' AND {group} AND tasks.epoch <= ? AND {stamps}"
-    " AND (tasks.payload_ref IS NULL OR payloads.ref IS NOT NULL)"
+    f"SELECT tasks.name, tasks.max_running, tasks.order_ms, tasks.rowid,"
+    f" EXISTS (SELECT 1 FROM payloads WHERE ref = tasks.id || '{CHECKPOINT}'), {TASK_COLUMNS}"
+    " FROM tasks INDEXED BY {index} WHERE tasks.state = 'pending' AND {group} AND tasks.epoch <= ? AND {stamps}"
+    " AND (tasks.payload_ref IS NULL OR EXISTS (SELECT 1 FROM payloads WHERE ref = tasks.payload_ref))"
     " ORDER BY tasks.order_ms, tasks.rowid"
 )
 _OF_NOW = "tasks.name = ? AND tasks.max_running = ? AND (tasks.not_before_ms > 0) = 0"
@@ -133,7 +133,7 @@ class _Waiting:
         self._bounded = bounded
 
     def rows(self) -> Generator[_Row, None, None]:
-        """Their payloads, checkpoints and columns; whoever takes one adds it to what runs before it asks for the next."""
+        """Whether they kept something, and their columns; whoever takes one adds it to what runs before the next."""
         sources = list(self._sources())
         # No two rows have the same rowid, so that the rest of an entry is never compared.
         heap = [(row[2], row[3], row, source) for source in sources if (row := source.rows.fetchone()) is not None]
@@ -233,12 +233,14 @@ def claim(
     taken: list[Given] = []
     ahead_s, size = 0.0, 0
     with closing(waiting.rows()) as rows:
-        for payload, checkpoint, *columns in rows:
+        for has_kept, *columns in rows:
             if len(taken) >= limit or (len(taken) >= budget.slots_free and ahead_s >= budget.ahead_s):
                 break
             # Stamped before it moves, as write_tasks will stamp it: copying a task once more costs more than its write.
             columns[_EPOCH], columns[_WRITER], columns[_SEQ] = pen.epoch, pen.node, first + len(taken)
             task = moves.claimed(task_of(columns), node, now_ms)
+            payload = payload_of(conn, task) or b""
+            checkpoint = body_of(conn, checkpoint_ref(task.id)) if has_kept else None
             size += len(payload) + len(checkpoint or b"")
             if taken and size > limits.ANSWER_BYTES_MAX:
                 break

@@ -1,10 +1,9 @@
-"""The options and acts of daily use, across changes of the leader: delays, retries, keys, batches, bounds, checkpoints."""
+"""Options and acts of daily use across changes of the leader: delays, retries, keys, batches, what is forgotten."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,8 +12,6 @@ from meshq.core.infos import TaskInfo
 from meshq.core.requests import (
     Cancel,
     CancelBatch,
-    Job,
-    Outcome,
     Retry,
     RetryFailed,
     Submit,
@@ -22,13 +19,12 @@ from meshq.core.requests import (
     TaskQuery,
     TaskSpec,
     TasksQuery,
-    TaskStoryQuery,
 )
 from meshq.errors import Malformed, NotFound, UnknownTask
-from tests.sim.host import ANYTHING, STEPS, TASKS, WALL_START_MS
+from tests.sim.daily import all_have, in_seconds, is_there, new_leader, next_run, state_of
+from tests.sim.host import ANYTHING, TASKS
 from tests.sim.story import (
     Worker,
-    all_done,
     begin,
     call,
     done,
@@ -43,42 +39,6 @@ from tests.sim.story import (
     view,
 )
 from tests.sim.world import SimWorld
-
-
-async def new_leader(world: SimWorld) -> str:
-    """Waits until another leads and has done its first write."""
-    await world.until("another leads", lambda: any(world.reigns(node) for node in world.nodes))
-    (leader,) = world.leaders()
-    return leader
-
-
-async def all_have(world: SimWorld, *tasks: str) -> None:
-    """Waits until every machine that runs has these tasks in the versions of the leader."""
-    (leader,) = world.leaders()
-
-    def same() -> bool:
-        here = [world.machines[node] for node in world.nodes if world.machines[node].running is not None]
-        versions = world.machines[leader].disk.versions("tasks", tasks)
-        return all(machine.disk.versions("tasks", tasks) == versions for machine in here)
-
-    await world.until("all have them", same)
-
-
-def kept(job: Job, checkpoint: bytes) -> Outcome:
-    """The run kept something, and goes on."""
-    return Outcome(task=job.id, epoch=job.epoch, attempt=job.attempt, kind="kept", checkpoint=checkpoint)
-
-
-def values_of(world: SimWorld, node: str, task: str) -> list[str]:
-    """The names of a task's values on this machine's disk, without the task's id."""
-    rows = world.machines[node].disk.rows("SELECT ref FROM payloads WHERE ref LIKE ? ORDER BY ref", (f"{task}/%",))
-    return [str(ref).partition("/")[2] for (ref,) in rows]
-
-
-def in_seconds(world: SimWorld, delay_s: float) -> int:
-    """The wall clock in so many seconds."""
-    return WALL_START_MS + int((world.loop.now + delay_s) * 1000)
-
 
 # -- options that were left open -------------------------------------------------------------------------
 
@@ -108,7 +68,7 @@ async def test_an_option_out_of_range_is_refused_by_its_name_and_nothing_is_kept
     wrong: Sequence[tuple[dict[str, Any], str]] = (
         ({"backoff": "quadratic"}, "backoff: must be one of constant, linear, exponential, not 'quadratic'"),
         ({"max_running": -1}, "max_running: must be from 0"),
-        ({"keep_s": float("inf")}, "keep_s: must be 0 or more seconds"),
+        ({"keep_s": float("inf")}, "keep_s: must be from 0 to 315360000 seconds, not inf"),
         ({"unset": ("name",)}, "unset: 'name' can't be left open; priority, timeout_s"),
     )
     for options, message in wrong:
@@ -143,21 +103,11 @@ async def test_a_delay_and_a_wait_before_a_retry_outlast_the_leader(world: SimWo
     world.crash(first)
     await new_leader(world)
     for spec, least_s, most_s in ((delayed, due_s, due_s), (failing, failed_s + 50.0, failed_s + 100.0)):
-        job = await _next(worker, 200.0)
+        job = await next_run(worker, 200.0)
         assert job.id == spec.id
         assert least_s - 0.1 <= world.loop.now <= most_s + 1.5
         await worker.hand_in(done(job))
     assert (await view(world, third, failing.id)).attempt == 2
-
-
-async def _next(worker: Worker, within_s: float) -> Job:
-    """The next run of a worker that lives all the time."""
-    deadline = worker.world.loop.now + within_s
-    while worker.world.loop.now < deadline:
-        await worker.beat()
-        if jobs := await worker.get(1.0):
-            return jobs[0]
-    raise AssertionError(f"{worker.name} was given nothing within {within_s} s")
 
 
 @story()
@@ -172,7 +122,7 @@ async def test_what_waits_long_goes_before_what_is_a_priority_above_and_newer(wo
     await submit(world, node, late := world.spec(priority=1))
     given = []
     for _ in range(3):
-        given.append(await _next(worker, 5.0))
+        given.append(await next_run(worker, 5.0))
         await worker.hand_in(done(given[-1]))
     assert [job.id for job in given] == [above.id, old.id, late.id]
 
@@ -207,15 +157,11 @@ async def test_a_key_that_is_taken_meanwhile_calls_off_what_waited_in_an_outbox_
     assert world.reigns(first)
     await Worker(world, first, "w1").beat()
     world.network.heal()
-    await world.until("it is delivered", lambda: _is_there(world, first, again.id))
+    await world.until("it is delivered", lambda: is_there(world, first, again.id))
     shown = await view(world, second, again.id)
     assert shown.state == "cancelled", "what was acknowledged never disappears"
     assert f"is that of task {spec.id}" in str(shown.error)
     assert (await submit(world, second, world.spec(key="nightly"))).ids == (spec.id,)
-
-
-def _is_there(world: SimWorld, node: str, task: str) -> bool:
-    return bool(world.machines[node].disk.rows("SELECT 1 FROM tasks WHERE id = ?", (task,)))
 
 
 @story(machines=3)
@@ -233,7 +179,7 @@ async def test_after_a_heal_two_tasks_may_have_a_key_and_the_lower_id_answers(wo
     assert (await submit(world, third, there)).ids == (there.id,)
     world.network.heal()
     await world.until("one cluster again", lambda: is_whole(world), within_s=120.0)
-    await world.until("both are there", lambda: _is_there(world, first, there.id) and _is_there(world, first, here.id))
+    await world.until("both are there", lambda: is_there(world, first, there.id) and is_there(world, first, here.id))
     await Worker(world, first, "wa").beat()
     for node in world.nodes:
         assert (await submit(world, node, world.spec(key="nightly"))).ids == (min(here.id, there.id),)
@@ -264,7 +210,7 @@ async def test_a_batch_is_called_off_as_a_whole_and_stays_so(world: SimWorld) ->
     assert (await call(world, third, CancelBatch(batch="b"))).ids == (), "a repeated request changes nothing"
     with pytest.raises(NotFound, match="no batch 'none'"):
         await call(world, third, CancelBatch(batch="none"))
-    assert (await _next(worker, 30.0)).id == other.id
+    assert (await next_run(worker, 30.0)).id == other.id
 
 
 @story(machines=3)
@@ -349,7 +295,7 @@ async def test_what_is_kept_for_no_time_is_purged_once_whoever_waits_for_it_has_
     assert (shown.state, shown.result is not None) == ("done", True)
     finished_s = world.loop.now
     await world.until(
-        "it is purged everywhere", lambda: all(_state(world, node, spec.id) == "purged" for node in world.nodes)
+        "it is purged everywhere", lambda: all(state_of(world, node, spec.id) == "purged" for node in world.nodes)
     )
     assert 10.0 <= world.loop.now - finished_s < 17.0
     with pytest.raises(NotFound, match="had finished and was purged"):
@@ -374,216 +320,18 @@ async def test_who_waits_for_it_across_a_change_of_the_leader_has_it_too(world: 
         assert (await of(each)).state == "done"
 
 
+@story(machines=3, slots=1)
+async def test_a_new_leader_whose_clock_is_ahead_gives_clients_their_time_too(world: SimWorld) -> None:
+    first, second, third = world.nodes
+    world.machines[second].wall_ahead_ms = 3_600_000
+    await submit(world, first, spec := world.spec(keep_s=0.0))
+    await world.until("it is done", lambda: all(state_of(world, node, spec.id) == "done" for node in world.nodes))
+    world.crash(first)
+    assert await new_leader(world) == second
+    await asyncio.sleep(5.0)
+    assert (await view(world, third, spec.id)).state == "done"
+    await world.until("it is purged", lambda: state_of(world, second, spec.id) == "purged")
+
+
 def _waits_for(spec: TaskSpec) -> Any:
     return lambda daemon: daemon.gateway.call(TaskQuery(id=spec.id, wait_s=60.0))
-
-
-def _state(world: SimWorld, node: str, task: str) -> str:
-    rows = world.machines[node].disk.rows("SELECT state FROM tasks WHERE id = ?", (task,))
-    return str(rows[0][0]) if rows else ""
-
-
-# -- checkpoints -----------------------------------------------------------------------------------------
-
-
-@story(machines=3)
-async def test_what_a_run_keeps_reaches_the_next_attempt_across_a_killed_leader(world: SimWorld) -> None:
-    first, _, third = world.nodes
-    worker = Worker(world, third, "w1")
-    await worker.beat()
-    await submit(world, first, spec := world.spec(retries=1, backoff_s=0.0))
-    job = await worker.one(5.0)
-    assert job.checkpoint is None
-    for checkpoint in (b"a third", b"half"):
-        assert (await worker.hand_in(kept(job, checkpoint))).dropped == {}
-    assert (await view(world, third, spec.id)).state == "running", "the run goes on"
-    world.crash(first)
-    leader = await new_leader(world)
-    assert await worker.beat(job) == ()
-    assert (await worker.hand_in(kept(job, b"two thirds"), raised(job))).dropped == {}
-    again = await _next(worker, 30.0)
-    assert (again.id, again.attempt, again.checkpoint) == (spec.id, 2, b"two thirds")
-    # The earlier run speaks late: it is not the present one.
-    assert (await worker.hand_in(kept(job, b"nothing"))).dropped == {spec.id: "not the present claim"}
-    assert values_of(world, leader, spec.id) == ["checkpoint"]
-    await worker.hand_in(done(again))
-    await all_done_here(world, spec.id)
-    assert [values_of(world, node, spec.id) for node in world.nodes[1:]] == [[], []], "nobody needs it any more"
-
-
-async def all_done_here(world: SimWorld, task: str) -> None:
-    """Waits until every machine that runs has this task, done."""
-    here = [node for node in world.nodes if world.machines[node].running is not None]
-    await world.until("it is done everywhere", lambda: all(_state(world, node, task) == "done" for node in here))
-
-
-@story(machines=3, slots=1)
-async def test_a_task_goes_on_from_its_checkpoint_when_its_machine_is_killed(world: SimWorld) -> None:
-    first, *others = world.nodes
-    for node in world.nodes:
-        pool(world, node).run_s = (20.0, 20.0)
-    await submit(world, first, spec := world.spec("steps"))
-    await world.until("it runs", lambda: bool(world.runs))
-    where = next(node for node in world.nodes if world.name(node) == world.runs[0][1])
-    await asyncio.sleep(14.0)  # three of its five steps
-    world.crash(where)
-    left = next(node for node in world.nodes if node != where)
-    await world.until("it runs again", lambda: len(world.runs) == 2)
-    since = world.loop.now
-    shown = await view(world, left, spec.id, wait_s=60.0)
-    assert (shown.state, shown.attempt) == ("done", 2)
-    assert 7.0 < world.loop.now - since < 9.5, f"two of {STEPS} steps of 4 s were left"
-    assert others
-
-
-@story(machines=3)
-async def test_checkpoints_survive_a_merge_and_go_with_their_task(world: SimWorld) -> None:
-    first, second, third = world.nodes
-    here = Worker(world, first, "w1")
-    await here.beat()
-    await submit(world, first, spec := world.spec(retries=1, backoff_s=0.0, keep_s=30.0))
-    job = await here.one(5.0)
-    world.network.isolate(first)
-    await world.until("the others have a leader", lambda: world.reigns(second))
-    await world.until("it goes on alone", lambda: bool(running(world, first).elector.kind()))
-    await asyncio.sleep(1.0)
-    assert await here.beat(job) == ()
-    await here.hand_in(kept(job, b"in the split"))
-    world.network.heal()
-    await world.until("one cluster again", lambda: is_whole(world), within_s=120.0)
-    await world.until("all have it", lambda: all(values_of(world, node, spec.id) for node in world.nodes))
-    again = await _next(here, 60.0)
-    assert (again.id, again.checkpoint) == (spec.id, b"in the split")
-    await here.hand_in(raised(again, final=True))
-    await world.until(
-        "it is purged", lambda: all(_state(world, node, spec.id) == "purged" for node in world.nodes), within_s=90.0
-    )
-    assert [values_of(world, node, spec.id) for node in world.nodes] == [[], [], []]
-    assert third
-
-
-@story()
-async def test_a_checkpoint_that_can_not_be_kept_is_refused_and_the_run_goes_on(world: SimWorld) -> None:
-    (node,) = world.nodes
-    worker = Worker(world, node, "w1")
-    await worker.beat()
-    await submit(world, node, spec := world.spec())
-    job = await worker.one()
-    with pytest.raises(Malformed, match="at most 1048576 are kept"):
-        await worker.hand_in(kept(job, b"x" * ((1 << 20) + 1)))
-    with pytest.raises(Malformed, match="has to bring a checkpoint"):
-        await worker.hand_in(replace(kept(job, b""), checkpoint=None))
-    assert (await worker.hand_in(kept(job, b"x" * (1 << 20)))).dropped == {}
-    assert (await worker.hand_in(done(job))).dropped == {}
-    assert (await worker.hand_in(kept(job, b"late"))).dropped == {spec.id: "finished"}
-    assert values_of(world, node, spec.id) == []
-
-
-# -- bounds ----------------------------------------------------------------------------------------------
-
-
-async def _all_given(worker: Worker, held: list[Job]) -> list[Job]:
-    """All that a worker holds once it has asked for more."""
-    return [*held, *await worker.get(0.3, free=9, holds=held)]
-
-
-@story()
-async def test_a_bound_counts_all_tasks_of_its_name_on_all_workers(world: SimWorld) -> None:
-    (node,) = world.nodes
-    a, b = Worker(world, node, "w1"), Worker(world, node, "w2")
-    await a.beat()
-    await b.beat()
-    await submit(world, node, *(world.spec(max_running=3) for _ in range(9)), free := world.spec("slow"))
-    mine = await _all_given(a, [])
-    theirs = await _all_given(b, [])
-    assert len([job for job in (*mine, *theirs) if job.name == "work"]) == 3
-    assert free.id in [job.id for job in (*mine, *theirs)], "another name goes past what is full"
-    (waits, *_) = (await call(world, node, TasksQuery(state="pending"))).tasks
-    told = (await call(world, node, TaskStoryQuery(id=waits.id))).waits
-    assert told == "3 tasks named work run, and with it at most 3 may"
-    # Each way to end a run makes room for one more, at once.
-    for outcome in (done, raised):
-        ended = next(job for job in mine if job.name == "work")
-        waiting = begin(world, node, lambda daemon: daemon.gateway.call(b.next_get(20.0, free=9, holds=theirs)))
-        await asyncio.sleep(1.0)
-        assert not waiting.done()
-        await a.hand_in(outcome(ended))
-        mine.remove(ended)
-        theirs += (await of(waiting)).jobs
-        assert len([job for job in (*mine, *theirs) if job.name == "work"]) == 3
-
-
-@story(machines=3)
-async def test_a_bound_holds_across_a_killed_leader(world: SimWorld) -> None:
-    first, second, third = world.nodes
-    a, b = Worker(world, second, "w1"), Worker(world, third, "w2")
-    await a.beat()
-    await b.beat()
-    await submit(world, first, *(world.spec(max_running=2) for _ in range(6)))
-    mine = list(await a.get(5.0, free=1))
-    theirs = list(await b.get(5.0, free=1))
-    assert (len(mine), len(theirs)) == (1, 1)
-    await all_have(world, mine[0].id, theirs[0].id)
-    world.crash(first)
-    await new_leader(world)
-    # One speaks at once, the other one late: its run is not known here until then, and new tasks may not be given.
-    await a.beat(*mine)
-    await submit(world, second, *(world.spec(max_running=2) for _ in range(3)), free := world.spec("slow"))
-    until_s = world.loop.now + 8.0
-    while world.loop.now < until_s:
-        await a.beat(*mine)
-        mine = await _all_given(a, mine)
-        assert len([job for job in mine if job.name == "work"]) == 1
-    assert free.id in [job.id for job in mine], "what has no bound need not wait"
-    assert await b.beat(*theirs) == ()
-    until_s = world.loop.now + 15.0
-    while world.loop.now < until_s:
-        await a.beat(*mine)
-        await b.beat(*theirs)
-        mine, theirs = await _all_given(a, mine), await _all_given(b, theirs)
-        assert len([job for job in (*mine, *theirs) if job.name == "work"]) == 2
-    await b.hand_in(done(theirs[0]))
-    theirs = await _all_given(b, theirs[1:])
-    assert len([job for job in (*mine, *theirs) if job.name == "work"]) == 2
-
-
-@story(machines=3, slots=3)
-async def test_real_workers_never_run_more_than_the_bound_while_leaders_come_and_go(world: SimWorld) -> None:
-    first, second, third = world.nodes
-    for node in world.nodes:
-        pool(world, node).run_s = (3.0, 5.0)
-    specs = [world.spec(max_running=2) for _ in range(12)]
-    await submit(world, first, *specs)
-    finishing = asyncio.ensure_future(all_done(world, *(spec.id for spec in specs), within_s=400.0))
-    most, killed = 0, False
-    while not finishing.done():
-        running_now = sum(len(pool(world, node).held()) for node in world.nodes if world.machines[node].serves)
-        most = max(most, running_now)
-        if world.loop.now > 15.0 and not killed:
-            killed = True
-            world.crash(first)
-            world.loop.call_later(20.0, world.start, first)
-        await asyncio.sleep(0.1)
-    await finishing
-    assert most == 2
-    assert second
-    assert third
-
-
-@story(machines=3)
-async def test_each_part_of_a_split_counts_for_itself(world: SimWorld) -> None:
-    first, second, third = world.nodes
-    here, there = Worker(world, first, "w1"), Worker(world, second, "w2")
-    world.network.isolate(first)
-    await world.until("the others have a leader", lambda: world.reigns(second))
-    await world.until("it goes on alone", lambda: bool(running(world, first).elector.kind()))
-    for worker, node in ((here, first), (there, third)):
-        await worker.beat()
-        await submit(world, node, *(world.spec(max_running=1) for _ in range(3)))
-    held: dict[str, list[Job]] = {"w1": [], "w2": []}
-    until_s = world.loop.now + 15.0
-    while world.loop.now < until_s:
-        for worker in (here, there):
-            await worker.beat(*held[worker.name])
-            held[worker.name] = await _all_given(worker, held[worker.name])
-    assert [len(jobs) for jobs in held.values()] == [1, 1]

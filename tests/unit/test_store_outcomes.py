@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from meshq.core.limits import CHECKPOINT_BYTES_MAX
 from meshq.core.requests import ClaimRef, Outcome, TaskSpec
 from meshq.core.task import Task
 from meshq.errors import Malformed, NotFound, StaleEpoch
@@ -196,6 +197,92 @@ def test_the_last_loss_of_its_node_ends_the_task_and_says_so(conn: Connection) -
     assert (task.state, task.losses, task.finished_ms, task.majority) == ("failed", 3, 5000, 1)
     given_up = f"given up: the node that ran it was lost 3 times, on w; {BY_HAND}"
     assert message(conn) == {"type": "NodeLost", "message": given_up, "traceback": ""}
+
+
+# -- what runs keep on their way -------------------------------------------------------------------------
+
+
+def kept(id_: str, checkpoint: bytes | None = b"half") -> Outcome:
+    return Outcome(task=id_, epoch=1, attempt=1, kind="kept", checkpoint=checkpoint)
+
+
+def checkpoints(conn: Connection) -> list[tuple[str, int, bytes]]:
+    return conn.execute("SELECT ref, version, body FROM payloads ORDER BY ref").fetchall()
+
+
+def test_what_a_run_keeps_is_a_value_of_its_own_and_its_task_does_not_change(conn: Connection) -> None:
+    runs(conn, "1", "2")
+    before = there(conn, "1")
+    assert finish(conn, kept("1"), kept("2", b"")) == queue.FinishDone({}, ())
+    assert finish(conn, kept("1", b"three"), kept("1", b"four")).dropped == {}
+    assert checkpoints(conn) == [("1/checkpoint", 1, b"four"), ("2/checkpoint", 0, b"")]
+    assert there(conn, "1") == before
+
+
+def test_what_is_kept_counts_only_from_the_present_claim(conn: Connection) -> None:
+    runs(conn, "1", "2", "3")
+    queue.release(conn, PEN, ["2"])
+    finish(conn, outcome("3"))
+    assert finish(conn, kept("1"), present=False).dropped == {"1": "not the present claim"}
+    found = finish(conn, kept("2"), kept("3"), kept("unknown"))
+    assert found.dropped == {"2": "not the present claim", "3": "finished", "unknown": "unknown"}
+    assert checkpoints(conn) == []
+
+
+def test_how_a_run_ended_is_taken_whatever_becomes_of_what_it_kept(conn: Connection) -> None:
+    runs(conn, "1", "2", "3", retries=1)
+    queue.release(conn, PEN, ["1"])
+    found = finish(conn, kept("1"), outcome("1"), outcome("2"), kept("2"), kept("3"), outcome("3", "failed"))
+    assert (found.dropped, found.finished) == ({}, ("1", "2"))
+    assert [ref for ref, *_ in checkpoints(conn)] == ["3/checkpoint"]
+    assert there(conn, "3").state == "pending"
+
+
+def test_a_checkpoint_goes_when_its_task_is_done_and_stays_when_it_failed(conn: Connection) -> None:
+    other = memory_connection()
+    runs(conn, "1", "2", "10")
+    finish(conn, kept("1"), kept("2"), kept("10"))
+    late = list(feed.rows_beyond(conn, {}, 1 << 20))
+    for rows in late:
+        feed.apply(other, rows, None)
+    assert len(checkpoints(other)) == 3
+    finish(conn, outcome("1"), outcome("2", "failed", final=True))
+    for rows in list(feed.rows_beyond(conn, feed.read_vector(other), 1 << 20)):
+        feed.apply(other, rows, None)
+    # Of the time before, once more.
+    for rows in late:
+        feed.apply(other, rows, None)
+        feed.apply(conn, rows, PEN)
+    for copy in (conn, other):
+        assert [ref for ref, *_ in checkpoints(copy)] == ["10/checkpoint", "2/checkpoint"]
+
+
+def test_a_takeover_keeps_what_runs_kept_and_the_next_version_replaces_it(conn: Connection) -> None:
+    runs(conn, "1")
+    finish(conn, kept("1"))
+    later = Pen("b", 2, True)
+    feed.restamp(conn, later, first=True)
+    assert finish(conn, kept("1", b"more"), pen=later).dropped == {}
+    assert checkpoints(conn) == [("1/checkpoint", 2, b"more")]
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "reason"),
+    [(None, "has to bring a checkpoint"), (b"x" * (CHECKPOINT_BYTES_MAX + 1), "of 1048577 bytes; at most 1048576")],
+)
+def test_a_checkpoint_that_is_none_or_too_large_is_refused_and_nothing_is_changed(
+    conn: Connection, checkpoint: bytes | None, reason: str
+) -> None:
+    runs(conn, "1", "2")
+    with pytest.raises(Malformed, match=f"task 2: .*{reason}"):
+        finish(conn, outcome("1"), kept("2", checkpoint))
+    assert (there(conn, "1").state, checkpoints(conn)) == ("running", [])
+
+
+def test_chance_shortens_the_wait_before_a_retry(conn: Connection) -> None:
+    runs(conn, "1", "2", retries=1, backoff="constant", backoff_s=8.0)
+    finish(conn, outcome("1", "failed"), outcome("2", "crashed"), chance=0.5)
+    assert [there(conn, id_).not_before_ms for id_ in "12"] == [16_000, 16_000]
 
 
 # -- rows that a merge changed under a claim -------------------------------------------------------------

@@ -136,6 +136,27 @@ def test_the_key_of_a_purged_task_is_free(conn: Connection) -> None:
     assert queue.submit(conn, A, [TaskSpec(id="2", name="n", payload=b"", key="k")], 1, 9) == ("2",)
 
 
+# -- kept for a time of their own ------------------------------------------------------------------------
+
+
+def test_a_task_with_a_time_of_its_own_goes_a_moment_after_it(conn: Connection) -> None:
+    for id_, keep_s in (("none", 0.0), ("short", 0.5), ("long", 1000.0), ("as all", None)):
+        feed.write_tasks(conn, A, [finished(id_, 1000, keep_s=keep_s)])
+    assert sweep(conn, now_ms=1000 + purge.SPARED_MS) == (), "whoever waits for it is told first"
+    assert sweep(conn, now_ms=1001 + purge.SPARED_MS) == ("none",)
+    assert sweep(conn, now_ms=1501 + purge.SPARED_MS) == ("short",)
+    assert sweep(conn, now_ms=900_000, before_ms=900_000) == ("as all",)
+    assert sweep(conn, now_ms=1_001_001 + purge.SPARED_MS) == ("long",)
+
+
+def test_what_is_not_committed_stays_however_short_it_is_to_be_kept(conn: Connection) -> None:
+    feed.write_tasks(conn, A, [finished("1", keep_s=0.0), finished("2", keep_s=0.0), finished("3", 1)])
+    assert sweep(conn, now_ms=1 << 40, committed={"a": 1}) == ("1",)
+    assert sweep(conn, now_ms=1 << 40, limit=2) == ("3", "2"), "at most so many of both kinds"
+    feed.write_tasks(conn, A, [finished("4", 1, keep_s=1e300)])
+    assert sweep(conn, now_ms=1 << 60) == ()
+
+
 # -- dropping --------------------------------------------------------------------------------------------
 
 
@@ -183,7 +204,9 @@ def test_a_vector_is_stale_that_does_not_reach_what_was_dropped() -> None:
 
 
 def test_looking_for_what_is_old_does_not_scan_what_is_young(conn: Connection) -> None:
-    feed.write_tasks(conn, A, [finished(f"{n:05}", 900) for n in range(5000)])
+    feed.write_tasks(conn, A, [finished(f"{n:05}", 900, keep_s=(None, 1e6)[n % 2]) for n in range(5000)])
+    feed.write_tasks(conn, A, [finished(f"t{n:05}", 900) for n in range(5000)])
+    assert len(sweep(conn, before_ms=901, limit=7500, now_ms=9000)) == 7500
     steps = Steps(conn, 100)
     assert sweep(conn) == ()
     assert drop(conn) == 0

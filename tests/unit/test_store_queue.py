@@ -88,6 +88,18 @@ def test_the_key_of_a_purged_task_is_free(conn: Connection) -> None:
     assert submit(conn, spec("2", key="k")) == ("2",)
 
 
+def test_what_waited_in_an_outbox_never_disappears_even_if_its_key_is_taken(conn: Connection) -> None:
+    submit(conn, spec("5", key="k"))
+    late = [spec("1", key="k", payload=b"x" * 20), spec("2", key="other"), spec("3", key="other", owner="bob")]
+    for _ in range(2):
+        assert queue.submit(conn, PEN, late, 1000, 10, late=True) in (("5", "2", "3"), ("1", "2", "3"))
+    same = there(conn, "1")
+    assert (same.state, same.key, same.majority) == ("cancelled", None, 1)
+    assert b"its key k is that of task 5" in (same.error or b"")
+    assert claim(conn, 9) == ["5", "2", "3"]
+    assert submit(conn, spec("0", key="k")) == ("5",), "the one that is called off does not have the key"
+
+
 def test_large_arguments_are_a_row_of_their_own(conn: Connection) -> None:
     submit(conn, spec("1", payload=b"x" * 11), spec("2", payload=b"y" * 10), inline=10)
     assert (there(conn, "1").payload, there(conn, "1").payload_ref) == (None, "1/args")
