@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import sys
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -169,8 +168,8 @@ class _Demo:
         return status.majority and len(ready) == self._count
 
     async def _until(self, client: AsyncClient, is_there: Callable[[Status], bool]) -> Status:
-        end_s = time.monotonic() + MEET_S
-        while time.monotonic() < end_s:
+        end_s = _now_s() + MEET_S
+        while _now_s() < end_s:
             for node in self._nodes.all:
                 node.check()
             status = await _answer(client.status)
@@ -184,14 +183,14 @@ class _Demo:
 
     async def _submit(self, client: AsyncClient) -> None:
         self._tell(f"tasks come in, {_per_step(self._count) / STEP_S:.0f} a second")
-        began_s, number = time.monotonic(), 0
+        began_s, number = _now_s(), 0
         for step in range(_steps(self._seconds)):
             calls = [[number + more, TASK_S, str(self._ledger)] for more in range(_per_step(self._count))]
             handles = await client.submit_many("demo", calls)
             number += len(calls)
             self._ids += [handle.id for handle in handles]
             self._scene.submitted = len(self._ids)
-            await asyncio.sleep(max(0.0, began_s + (step + 1) * STEP_S - time.monotonic()))
+            await asyncio.sleep(max(0.0, began_s + (step + 1) * STEP_S - _now_s()))
 
     async def _finish(self, client: AsyncClient) -> None:
         """Waits for all, and counts what each became."""
@@ -208,7 +207,7 @@ class _Demo:
                 await self._leader_works.wait()
         node = next(node for node in self._nodes.all if node.name == self._scene.leader)
         node.kill()
-        self._killed_s, self._killed = time.monotonic(), node.name
+        self._killed_s, self._killed = _now_s(), node.name
         self._tell(f"{node.name}, the leader, is killed: kill -9 {node.pid}")
 
     def _note_work(self, status: Status) -> None:
@@ -227,7 +226,7 @@ class _Demo:
                 self._note_work(status)
             leader = self._scene.leader
             if self._killed and not self._leader and leader:
-                self._leader, self._without_s = leader, time.monotonic() - self._killed_s
+                self._leader, self._without_s = leader, _now_s() - self._killed_s
                 self._tell(f"{leader} leads, {render.duration(self._without_s)} after the kill")
             self._view.show(self._scene)
             await asyncio.sleep(LOOK_S)
@@ -242,6 +241,10 @@ class _Demo:
             lost=len(set(self._ids) - self._done), run_twice=_several(begun), finished_twice=_several(ended),
             killed=self._killed, leader=self._leader, without_leader_s=self._without_s,
         )  # fmt: skip
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _client(node: DemoNode) -> AsyncClient:

@@ -6,7 +6,6 @@ import asyncio
 import math
 import os
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -40,15 +39,16 @@ def progress(label: str, total: int) -> Iterator[Callable[[str], None]]:
 async def finished(client: AsyncClient, task: Handle | str, label: str, timeout_s: float | None = None) -> Record:
     """Waits for one task, as `AsyncClient.finished`; the bar shows how far its run says that it is."""
     bar = Bar(label, unit="waits")
-    end_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
+    clock = asyncio.get_running_loop()
+    end_s = math.inf if timeout_s is None else clock.time() + timeout_s
     try:
-        while bar.is_shown and (left_s := end_s - time.monotonic()) > 0:
+        while bar.is_shown and (left_s := end_s - clock.time()) > 0:
             record = await client.finished(task, min(left_s, LOOKED_EVERY_S))
             if record.finished:
                 return record
             bar.done, bar.total, told = record.progress or (0.0, 0.0, "")
             bar.unit = line(told) or record.state
-        return await client.finished(task, None if timeout_s is None else max(0.0, end_s - time.monotonic()))
+        return await client.finished(task, None if timeout_s is None else max(0.0, end_s - clock.time()))
     finally:
         bar.close()
 

@@ -60,6 +60,9 @@ TIME_AND_CHANCE = {
     "meshq/node/clock.py": "the one that the design names",
     "meshq/node/logs.py": "turns a record's own time into text",
     "meshq/cli/tables.py": "shows ages to people",
+    "meshq/cli/demo_nodes.py": "makes the key of the demo's cluster, and waits for processes",
+    "meshq/cli/demo_task.py": "a task that takes its time",
+    "meshq/cli/demo_view.py": "shows people since when the demo runs",
     "meshq/client/options.py": "a client makes the ids of its tasks",
     "meshq/worker/child.py": "a child has no clock but the system's; it measures a run",
 }
