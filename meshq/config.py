@@ -80,6 +80,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     result_bytes_max: Bytes = 8 << 20
     inline_bytes_max: Annotated[int, Meta(ge=0, le=1 << 20)] = 1024
     queue_tasks_max: Count = 5_000_000
+    credential_tasks_max: Count = 100_000
     child_memory_bytes_max: Annotated[int, Meta(ge=0, le=1 << 50)] = 0
     child_output_bytes_max: Annotated[int, Meta(ge=0, le=1 << 40)] = 1 << 20
     primes_max_limit: Annotated[int, Meta(ge=2, le=10_000_000_000)] = 100_000_000

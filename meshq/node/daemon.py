@@ -269,6 +269,8 @@ class Daemon:
             # The key itself is shown to a person only, and is in no file but its own.
             key = self._keyring.held.keys[0].text if sys.stderr.isatty() else "KEY (`meshq key show` tells it)"
             journal.tell("key_made", f"made a key for this cluster; on each other machine type: meshq up --key {key}")
+        elif self._keyring.warning:
+            journal.warn("key_given", self._keyring.warning)
 
     # -- the others --------------------------------------------------------------------------------------
 

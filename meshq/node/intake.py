@@ -111,13 +111,20 @@ class Intake:
     def _make_room(self, conn: Connection, specs: Sequence[TaskSpec]) -> None:
         """Counts anew only when there might be too many, since counting takes as long as the queue."""
         count, most = len(specs), self._config.queue_tasks_max
+        if owner := specs[0].owner if specs else "":
+            self._check_share(conn, specs, owner)
         if self._open_at_most + count > most:
             self._open_at_most = queue.open_count(conn)
-            # One that is here already takes no room: its client repeats it, since the answer was lost.
-            count -= len(queue.present(conn, [spec.id for spec in specs]))
+            count = _new(conn, specs)
         if self._open_at_most + count > most:
             raise QueueFull(f"the queue holds {self._open_at_most} of at most {most} tasks; try again later")
         self._open_at_most += count
+
+    def _check_share(self, conn: Connection, specs: Sequence[TaskSpec], owner: str) -> None:
+        most = self._config.credential_tasks_max
+        there = queue.open_count_of(conn, owner, most)
+        if there + len(specs) > most and there + _new(conn, specs) > most:
+            raise QueueFull(f"{owner} has {there} of at most {most} tasks in the queue; try again later")
 
     def _fail(self, conn: Connection, pen: Pen, problems: dict[str, MeshqError], now_ms: int) -> None:
         for task_id, problem in problems.items():
@@ -153,6 +160,11 @@ class Intake:
             if left_s <= 0:
                 raise Undecided(f"no worker has told yet whether it knows {name}; try again in a few seconds")
             await self._dispatcher.census.after(count, left_s)
+
+
+def _new(conn: Connection, specs: Sequence[TaskSpec]) -> int:
+    """How many of these are not here: one that is takes no room; its client repeats it, since the answer was lost."""
+    return len(specs) - len(queue.present(conn, [spec.id for spec in specs]))
 
 
 def _problem(spec: TaskSpec, known: dict[str, TaskInfo]) -> MeshqError | None:

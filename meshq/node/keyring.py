@@ -28,11 +28,13 @@ class Keyring:
         data_dir: Where they are kept.
         held: What is there.
         made: Whether the key was made just now.
+        warning: What a person should know about the key that was given; empty if nothing.
     """
 
-    def __init__(self, data_dir: Path, held: Held, *, made: bool = False) -> None:
+    def __init__(self, data_dir: Path, held: Held, *, made: bool = False, warning: str = "") -> None:
         self.held = held
         self.made = made
+        self.warning = warning
         self.on_drop: Callable[[], None] = lambda: None  # whoever proved the old key has to prove the new one
         self._data_dir = data_dir
         self._contexts: tuple[str, tuple[Key, ...], Contexts] | None = None
@@ -142,16 +144,30 @@ def take(config: Config, data_dir: Path, random_bits: Callable[[int], int]) -> K
             raise ConfigError(f"--insecure means that there is no key, but {where}: leave one of the two away")
         return Keyring(data_dir, held)
     if config.key:
-        given = keys.parse(config.key)
-        if given not in held.keys and given.name not in held.dropped:
-            held = Held((given,))
-            keyfile.write(data_dir, held)
-        return Keyring(data_dir, held)
+        return _given(keys.parse(config.key), held, data_dir)
     if held.keys:
         return Keyring(data_dir, held)
     held = Held((make(random_bits),))
     keyfile.write(data_dir, held)
     return Keyring(data_dir, held, made=True)
+
+
+def _given(given: Key, held: Held, data_dir: Path) -> Keyring:
+    path = data_dir / keyfile.KEY_FILE
+    if given.name in held.dropped:
+        # Out of a unit or an environment that somebody forgot: with it this machine would shut itself out.
+        text = (
+            f"the key that was given, {given.name}, was dropped when the cluster's key was changed: this machine goes "
+            f"on with {held.keys[0].name}, which is in {path}. Take the old one out of --key, MESHQ_KEY or the "
+            f"configuration; or remove {path} if it is wanted all the same"
+        )
+        return Keyring(data_dir, held, warning=text)
+    if given in held.keys:
+        return Keyring(data_dir, held)
+    text = f"the key was {held.keys[0].name} until now, and is {given.name} from now on, as given" if held.keys else ""
+    held = Held((given,), held.dropped)
+    keyfile.write(data_dir, held)
+    return Keyring(data_dir, held, warning=text)
 
 
 def make(random_bits: Callable[[int], int]) -> Key:

@@ -29,6 +29,7 @@ from meshq.store.reads import (
     held,
     next_due_ms,
     open_count,
+    open_count_of,
     page,
     payload_of,
     reports,
@@ -42,8 +43,8 @@ from meshq.store.rows import as_json
 
 __all__ = [
     "Budget", "FinishDone", "adopt", "cancel", "check_ids", "claim", "clashes", "count_losses", "counts", "find",
-    "finish", "get", "get_many", "held", "next_due_ms", "open_count", "page", "payload_of", "present", "release",
-    "reports", "retry_spec", "running", "running_ids", "running_workers", "submit", "views",
+    "finish", "get", "get_many", "held", "next_due_ms", "open_count", "open_count_of", "page", "payload_of", "present",
+    "release", "reports", "retry_spec", "running", "running_ids", "running_workers", "submit", "views",
 ]  # fmt: skip
 
 _EPOCH, _WRITER, _SEQ = (COLUMNS.index(column) for column in ("epoch", "writer", "seq"))

@@ -46,6 +46,7 @@ CREATE INDEX tasks_running ON tasks (worker) WHERE state = 'running';
 CREATE INDEX tasks_finished ON tasks (finished_ms) WHERE rank = 1;
 CREATE INDEX tasks_key ON tasks (key, id) WHERE key IS NOT NULL;
 CREATE INDEX tasks_owner ON tasks (owner, id) WHERE owner <> '';
+CREATE INDEX tasks_owner_open ON tasks (owner) WHERE owner <> '' AND rank = 0;
 
 -- Large arguments and results: rows of their own, so that a task's moves do not send them again. Those of a task
 -- are named TASK/args, TASK/result/..., and TASK/clash/... for an outcome that lost; reports of merges merge/...;

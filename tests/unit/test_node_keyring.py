@@ -49,15 +49,29 @@ def test_the_first_start_makes_a_key_and_the_second_finds_it(tmp_path: Path) -> 
 
 
 def test_a_key_that_is_given_is_kept_in_place_of_another(tmp_path: Path) -> None:
-    take(tmp_path)
-    assert take(tmp_path, key=OLD.text.upper()).held == Held((OLD,))
+    made = take(tmp_path)
+    other = take(tmp_path, key=OLD.text.upper())
+    assert other.held == Held((OLD,))
+    assert made.held.keys[0].name in other.warning
+    assert OLD.name in other.warning
     assert take(tmp_path).held == Held((OLD,))
+    assert take(tmp_path, key=OLD.text).warning == take(tmp_path).warning == made.warning == ""
 
 
-def test_a_key_that_was_dropped_is_not_taken_again(tmp_path: Path) -> None:
+def test_a_key_that_was_dropped_is_not_taken_again_and_a_person_is_told(tmp_path: Path) -> None:
     # It stands in a unit or an environment still that somebody forgot.
     done = holding(tmp_path, NEW, dropped=(OLD.name,))
-    assert take(tmp_path, key=OLD.text).held == done.held == keyfile.read(tmp_path)
+    found = take(tmp_path, key=OLD.text)
+    assert found.held == done.held == keyfile.read(tmp_path)
+    for said in (OLD.name, NEW.name, str(tmp_path / "key"), "MESHQ_KEY"):
+        assert said in found.warning
+    assert OLD.text not in found.warning
+
+
+def test_what_was_dropped_stays_so_when_another_key_is_given(tmp_path: Path) -> None:
+    holding(tmp_path, NEW, dropped=(OLD.name,))
+    assert take(tmp_path, key=OTHER.text).held == Held((OTHER,), (OLD.name,))
+    assert take(tmp_path, key=OLD.text).held == Held((OTHER,), (OLD.name,))
 
 
 def test_what_is_no_key_changes_nothing(tmp_path: Path) -> None:
