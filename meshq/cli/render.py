@@ -40,7 +40,7 @@ def _record(record: Record, *, with_result: bool = True) -> dict[str, Any]:
         shown["result"] = values.to_json(record.result)
     return shown | {
         "error": values.to_json(record.error), "attempt": record.attempt, "retry_of": record.retry_of,
-        "majority": record.majority,
+        "owner": record.owner, "majority": record.majority,
     }  # fmt: skip
 
 

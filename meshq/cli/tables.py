@@ -49,8 +49,11 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def tasks_table(records: Iterable[Record]) -> Table:
-    """Tasks, one a line."""
-    table = plain_table(("ID", 8), ("NAME", 25), ("STATE", 10), (">TRY", 4), ("WORKER", 8), (">AGE", 6), (">TOOK", 7))
+    """Tasks, one a line; whose they are only where one is of a credential."""
+    records = list(records)
+    owned = any(record.owner for record in records)
+    name = (("NAME", 13), ("OWNER", 10)) if owned else (("NAME", 25),)
+    table = plain_table(("ID", 8), *name, ("STATE", 10), (">TRY", 4), ("WORKER", 8), (">AGE", 6), (">TOOK", 7))
     now_ms = time.time() * 1000
     for record in records:
         took_s = (
@@ -61,6 +64,7 @@ def tasks_table(records: Iterable[Record]) -> Table:
         table.add_row(
             short(record.id),
             Text(line(record.name)),
+            *((Text(line(record.owner or "-")),) if owned else ()),
             Text(_state(record), _COLOURS.get(record.state, "")),
             str(record.attempt),
             short(record.worker or "-"),

@@ -17,7 +17,8 @@ class Record:
     """One task. `error` has the keys type, message and traceback; times that end in `_ms` are wall clock.
 
     `queued` marks one that waits on this machine's disk for a leader. `majority` is false where it finished without a
-    majority of the replicas behind it: when they meet again, another outcome may replace this one.
+    majority of the replicas behind it: when they meet again, another outcome may replace this one. `owner` is the
+    credential with which it was submitted, empty where that was the cluster's key.
     """
 
     id: str
@@ -37,6 +38,7 @@ class Record:
     finished_ms: int | None = None
     queued: bool = False
     majority: bool = True
+    owner: str = ""
 
     @property
     def finished(self) -> bool:
