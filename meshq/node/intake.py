@@ -124,7 +124,10 @@ class Intake:
         most = self._config.credential_tasks_max
         there = queue.open_count_of(conn, owner, most)
         if there + len(specs) > most and there + _new(conn, specs) > most:
-            raise QueueFull(f"{owner} has {there} of at most {most} tasks in the queue; try again later")
+            raise QueueFull(
+                f"the credential {owner} has {there} of at most {most} unfinished tasks (credential_tasks_max); try "
+                "again with fewer, or when some are finished"
+            )
 
     def _fail(self, conn: Connection, pen: Pen, problems: dict[str, MeshqError], now_ms: int) -> None:
         for task_id, problem in problems.items():

@@ -15,7 +15,9 @@ class TextFormat(logging.Formatter):
         """The line; a traceback follows on its own lines."""
         stamp = time.strftime("%H:%M:%S", time.localtime(record.created))
         level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        line = f"{stamp} {level}{record.getMessage()}"
+        # Other machines' words stand in some: they make no line and no colour of their own.
+        text = "".join(char if char.isprintable() else " " for char in record.getMessage())
+        line = f"{stamp} {level}{text}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 

@@ -72,7 +72,7 @@ class World:
         address_of: Where another node was last reached; None if this node never reached it.
         pid: This process.
         counters: Where everything is counted that was refused, dropped or went wrong.
-        version: The newest protocol version that this node speaks.
+        version, oldest: The newest and the oldest protocol version that this node speaks.
         copied: Told that the database is a copy of another node's, and why: this life is over, and so is its id.
         reborn: Told that this life is over and another one of the same node has to begin, and why.
         recent: What this node told people lately.
@@ -93,6 +93,7 @@ class World:
     pid: int
     counters: Counters = field(default_factory=Counters)
     version: int = PROTOCOL_VERSION
+    oldest: int = PROTOCOL_OLDEST
     copied: Callable[[str], None] = _ignore
     reborn: Callable[[str], None] = _ignore
     recent: Callable[[], tuple[Event, ...]] = tuple
@@ -390,6 +391,6 @@ class Node:
         role = "leader" if leader == self.me else copies
         return Health(
             ok=leader is not None, node=self.me, role=role, leader=leader, version=__version__, pid=self._world.pid,
-            cluster=self.config.cluster, protocol=(PROTOCOL_OLDEST, self._world.version),
+            cluster=self.config.cluster, protocol=(self._world.oldest, self._world.version),
             clock_s=self._world.clock.boot_s(),
         )  # fmt: skip

@@ -106,6 +106,8 @@ _NAMES = {kind.__struct_config__.tag: kind.__struct_fields__ for kind in (TaskRo
 _members_decoder = msgspec.msgpack.Decoder(tuple[_Id, ...])
 _rows_decoder = msgspec.msgpack.Decoder(list[TaskRow | PayloadRow | RosterRow])
 pack = msgspec.msgpack.Encoder().encode
+# What msgspec raises over bytes that it can't read: of bad UTF-8 in names Python's own error, too.
+UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)
 
 
 def pack_members(members: tuple[str, ...]) -> bytes:
@@ -130,7 +132,7 @@ def roster_of(columns: Mapping[str, Any]) -> Roster:
     check_epoch(columns["epoch"], where)
     try:
         lists = {name: unpack_members(columns[name]) for name in ("members", "absorbed")}
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise CorruptDatabase(f"{where} can't be read: {error}") from error
     rest = {name: value for name, value in columns.items() if name != "into_genesis"}
     return Roster(**rest | lists, into=columns["into_genesis"])
@@ -161,20 +163,20 @@ def unpack_frame(rows: Rows) -> Unpacked:
                 unpack_members(row.members)
                 unpack_members(row.absorbed)
                 unpacked.roster.append(msgspec.structs.astuple(row))
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise Malformed(_explained(error, rows.rows)) from error
     for vector in (rows.vector, rows.committed, rows.dropped):
         _check_vector(vector.items())
     return unpacked
 
 
-def _explained(error: msgspec.MsgspecError, frame: bytes) -> str:
+def _explained(error: Exception, frame: bytes) -> str:
     """msgspec's error, with row and column by name where it tells their places."""
     text, _, path = str(error).partition(" - at `$")
     place = re.match(r"\[(\d+)\]\[([1-9]\d*)\]", path)
     try:
         row = msgspec.msgpack.decode(frame)[int(place[1])] if place else None
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         row = None  # what comes after it is no better
     if place is None or row is None:
         return f"rows: {error}"

@@ -235,7 +235,7 @@ def _outcome(form: OutcomeForm, where: str) -> Outcome:
 def _converted(body: Any, cls: type[S], where: str) -> S:
     try:
         return msgspec.convert(body, cls)
-    except msgspec.ValidationError as error:
+    except codec.UNREADABLE as error:
         text = codec.explained(error)
         known = f"; known are {', '.join(cls.__struct_fields__)}" if "unknown field" in text else ""
         raise Malformed(f"{where}{text}{known}") from error

@@ -84,8 +84,16 @@ def _meant(value: Any) -> Any:
             try:
                 return reader(content)
             except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
-                raise Malformed(f"{tag} can't hold {json.dumps(content)[:80]}: {error}") from error
+                raise Malformed(f"{tag} can't hold {_shown(content)}: {str(error)[:200]}") from error
     return {key: _meant(item) for key, item in value.items()}
+
+
+def _shown(content: Any) -> str:
+    """The beginning of what a tag holds, for people."""
+    try:
+        return json.dumps(content)[:80]
+    except ValueError:
+        return "an integer of so many digits"  # which Python refuses to write
 
 
 def iso_text(value: datetime | time) -> str:

@@ -197,7 +197,7 @@ async def test_a_credential_fills_its_share_of_the_queue_and_no_more(world: SimW
     for name in ("bob", "eve"):
         await call(world, first, ask.CredentialAdd(name=name))
     kept = [(await hands_in(world, third, "bob")).ids[0] for _ in range(3)]
-    with pytest.raises(QueueFull, match="bob has 3 of at most 3 tasks in the queue"):
+    with pytest.raises(QueueFull, match="the credential bob has 3 of at most 3 unfinished tasks"):
         await hands_in(world, third, "bob")
     both = ask.Submit(tasks=(world.spec(), world.spec()))
     assert (await asks(world, third, "eve", both)).majority

@@ -191,6 +191,22 @@ def test_what_others_make_a_log_say_is_told_again_a_minute_later() -> None:
     assert lines.next(160.0) == ""
 
 
+def test_the_same_about_the_same_is_told_once_an_hour_and_takes_no_room_of_others() -> None:
+    lines = Lines()
+    assert [lines.next(100.0 + number, ("bob", "fell")) for number in range(50)] == [""] + [None] * 49
+    assert lines.next(150.0, ("bob", "rose")) == lines.next(150.0, ("eve", "fell")) == ""
+    assert lines.next(3699.0, ("bob", "fell")) is None
+    assert lines.next(3700.0, ("bob", "fell")) == ""
+
+
+def test_what_was_not_told_for_the_many_others_is_told_later() -> None:
+    lines = Lines()
+    for number in range(limits.LINES_PER_MINUTE):
+        lines.next(100.0, (str(number), "fell"))
+    assert lines.next(101.0, ("bob", "fell")) is None
+    assert lines.next(160.0, ("bob", "fell")) == ""
+
+
 async def test_a_body_is_taken_as_it_is(tmp_path: Path) -> None:
     bomb = gzip.compress(b'{"name": "' + b"f" * 10_000_000 + b'"}')
     async with (
