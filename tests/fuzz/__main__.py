@@ -1,12 +1,16 @@
 """`python -m tests.fuzz --inputs 1000000`: mutated inputs for each parser, led by the code that they reach.
 
-Needs atheris (`pip install atheris`), which the tests don't. Each parser runs in a process of its own, which ends at
-the first find, at an input that takes longer than SLOW_S, or that needs more than MEMORY_MIB; the input is kept.
+Needs atheris (`pip install atheris`), which the tests don't. Half of the inputs are changed byte by byte, half in one of
+the values that their bytes stand for. Each parser runs in a process of its own, which ends at the first find, at an input
+that takes longer than SLOW_S, or that needs more than MEMORY_MIB; the input is kept in the present directory.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
+import os
+import random
 import re
 import subprocess
 import sys
@@ -18,23 +22,32 @@ SLOW_S = 5
 MEMORY_MIB = 512
 BYTES_MAX = 8192
 TOLD_EACH = 1000
-NAMES = ("message", "request", "answer", "value", "arguments", "json", "http", "greeting", "rows", "key")
+RESHAPED_SHARE = 0.5
 
 
 def main() -> int:
     """Runs the parsers that the command line names."""
+    if sys.argv[1:2] == ["--one"]:
+        return fuzz(sys.argv[2], sys.argv[3:])
+    from tests.fuzz import parsers
+
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("--inputs", type=int, default=1_000_000, help="in all")
-    parser.add_argument("--parsers", nargs="*", choices=NAMES, default=NAMES)
+    parser.add_argument(
+        "--inputs", type=int, default=1_000_000,
+        help=f"for the codec ({', '.join(parsers.CODEC)}) in all; each other parser gets a tenth",
+    )  # fmt: skip
+    parser.add_argument("--parsers", nargs="*", choices=list(parsers.PARSERS), default=list(parsers.PARSERS))
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--one", choices=NAMES, help=argparse.SUPPRESS)
-    options, rest = parser.parse_known_args()
-    if options.one:
-        return fuzz(options.one, rest)
-    count = -(-options.inputs // len(options.parsers))
-    print(f"{'PARSER':<10} {'INPUTS':>9} {'TAKEN':>8} {'EDGES':>6} {'TIME':>6} {'MEMORY':>8}")
-    finds = [name for name in options.parsers if not run(name, count, options.seed)]
-    print(f"{count * len(options.parsers)} inputs; finds in {' and '.join(finds) or 'no parser'}")
+    options = parser.parse_args()
+    print(f"{'PARSER':<13} {'INPUTS':>9} {'TAKEN':>8} {'EDGES':>6} {'TIME':>6} {'SLOWEST':>8} {'MEMORY':>8}")
+    finds, in_all = [], 0
+    for name in options.parsers:
+        shares = len(parsers.CODEC) if name in parsers.CODEC else 100 if name in parsers.SLOW else 10
+        count = -(-options.inputs // shares)
+        in_all += count
+        if not run(name, count, options.seed):
+            finds.append(name)
+    print(f"{in_all} inputs; finds in {' and '.join(finds) or 'no parser'}")
     return 1 if finds else 0
 
 
@@ -43,8 +56,9 @@ def run(name: str, count: int, seed: int) -> bool:
     from tests.fuzz import parsers
 
     with tempfile.TemporaryDirectory() as folder:
-        corpus = Path(folder) / "corpus"
-        corpus.mkdir()
+        corpus, files = Path(folder) / "corpus", Path(folder) / "files"
+        for made in (corpus, files):
+            made.mkdir()
         for number, data in enumerate(parsers.seeds(name)):
             (corpus / str(number)).write_bytes(data)
         started = time.monotonic()
@@ -54,12 +68,13 @@ def run(name: str, count: int, seed: int) -> bool:
                 f"-timeout={SLOW_S}", f"-rss_limit_mb={MEMORY_MIB}", f"-max_len={BYTES_MAX}",
                 f"-artifact_prefix={Path.cwd()}/{name}-", str(corpus),
             ],
-            capture_output=True, text=True, errors="replace",
+            capture_output=True, text=True, errors="replace", env={**os.environ, "TMPDIR": str(files)},
         )  # fmt: skip
         took_s = time.monotonic() - started
     ran, edges, memory = (_last(pattern, done.stderr) for pattern in (r"^#(\d+)", r"cov: (\d+)", r"rss: (\d+)Mb"))
-    taken = _last(r"^taken (\d+)$", done.stderr)
-    print(f"{name:<10} {ran:>9} {taken:>8} {edges:>6} {took_s:>4.0f} s {memory:>4} MiB", flush=True)
+    taken, slowest = (_last(pattern, done.stderr) for pattern in (r"^taken (\d+),", r"slowest ([\d.]+) ms$"))
+    figures = f"{ran:>9} {taken:>8} {edges:>6} {took_s:>4.0f} s {slowest:>5} ms {memory:>4} MiB"
+    print(f"{name:<13} {figures}", flush=True)
     if done.returncode != 0:
         print("\n".join(done.stderr.splitlines()[-40:]), flush=True)
     return done.returncode == 0
@@ -78,17 +93,26 @@ def fuzz(name: str, rest: list[str]) -> int:
         print("this needs atheris: pip install atheris", file=sys.stderr)
         return 2
     with atheris.instrument_imports(include=["meshq"]):
-        from tests.fuzz import parsers
-    parser, calls, taken = parsers.PARSERS[name], 0, 0
+        from tests.fuzz import mutations, parsers
+    logging.disable()  # what a parser tells people of an input is told too often here
+    parser, calls, taken, slowest_s = parsers.PARSERS[name], 0, 0, 0.0
 
     def one(data: bytes) -> None:
-        nonlocal calls, taken
+        nonlocal calls, taken, slowest_s
         calls += 1
+        began_s = time.thread_time()
         taken += parsers.held(parser, data)
+        slowest_s = max(slowest_s, time.thread_time() - began_s)
         if calls % TOLD_EACH == 0:  # libFuzzer ends the process without a word to Python
-            print(f"taken {taken}", file=sys.stderr, flush=True)
+            print(f"taken {taken}, slowest {1000 * slowest_s:.1f} ms", file=sys.stderr, flush=True)
 
-    atheris.Setup([sys.argv[0], *rest], one)
+    def changed(data: bytes, bytes_max: int, seed: int) -> bytes:
+        rng = random.Random(seed)
+        shaped = mutations.reshaped(rng, data) if rng.random() < RESHAPED_SHARE else None
+        mutated: bytes = atheris.Mutate(data, bytes_max) if shaped is None or len(shaped) > bytes_max else shaped
+        return mutated
+
+    atheris.Setup([sys.argv[0], *rest], one, custom_mutator=changed)
     atheris.Fuzz()
     return 0
 

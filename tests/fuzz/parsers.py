@@ -14,9 +14,10 @@ from meshq.core import keys
 from meshq.core.messages import PEER_MESSAGES, Rows
 from meshq.core.requests import ANSWER_TO, Get, Heartbeat, WaitQuery
 from meshq.core.task import COLUMNS, Task
-from meshq.errors import BadKey, CorruptDatabase, Malformed
+from meshq.errors import BadArguments, BadKey, ConfigError, Malformed, StoreError, TooLarge, Unencodable
 from meshq.store import rows
 from meshq.wire import bodies, codec, forms, handshake, security, values
+from tests.fuzz import disks, doors
 from tests.unit.test_wire_codec import example
 
 Parser = Callable[[bytes], None]
@@ -67,7 +68,8 @@ def http_body(data: bytes) -> None:
     for form in every:
         try:
             form(bodies.read_map(data, bodies.JSON if data[:1] == b"{" else ""))
-        except Malformed:
+        except (Malformed, TooLarge, Unencodable) as error:
+            assert len(error.message) < MESSAGE_CHARS_MAX
             continue
 
 
@@ -88,7 +90,7 @@ def key(data: bytes) -> None:
         try:
             read(typed)
         except BadKey as error:
-            assert len(error.message) < 1000
+            assert len(error.message) < MESSAGE_CHARS_MAX
             continue
 
 
@@ -103,16 +105,25 @@ PARSERS: dict[str, Parser] = {
     "greeting": greeting,
     "rows": frame,
     "key": key,
+    **doors.PARSERS,
+    **disks.PARSERS,
 }
-# What stands for "no": other errors are finds.
-REFUSALS = (Malformed, BadKey, CorruptDatabase, values.Unencodable)
+# The codec: what other nodes send.
+CODEC = ("message", "request", "answer", "greeting")
+# They open a file or a database each time.
+SLOW = ("promise",)
+# What stands for "no": other errors are finds. Of a configuration and a disk they are the ones that a start tells.
+REFUSALS = (Malformed, BadKey, BadArguments, TooLarge, Unencodable, ConfigError, StoreError)
+# A refusal repeats what was wrong, and must not repeat a body.
+MESSAGE_CHARS_MAX = 2000
 
 
 def held(parser: Parser, data: bytes) -> bool:
     """Whether the parser took this; it may refuse it, and must do nothing else."""
     try:
         parser(data)
-    except REFUSALS:
+    except REFUSALS as error:
+        assert len(error.message) < MESSAGE_CHARS_MAX, error.message[:MESSAGE_CHARS_MAX]
         return False
     return True
 
@@ -150,6 +161,10 @@ def seeds(name: str) -> Iterator[bytes]:
         case "greeting":
             me = handshake.Identity(node=f"{1:032x}", boot=f"{2:032x}", cluster_hash="c", port=7373)
             yield handshake.greeting(me, "control")
+        case _ if name in doors.PARSERS:
+            yield from doors.seeds(name)
+        case _:
+            yield from disks.seeds(name)
 
 
 def _bodies() -> Iterator[bytes]:
