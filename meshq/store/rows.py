@@ -107,6 +107,7 @@ _members_decoder = msgspec.msgpack.Decoder(tuple[_Id, ...])
 _rows_decoder = msgspec.msgpack.Decoder(list[TaskRow | PayloadRow | RosterRow])
 pack = msgspec.msgpack.Encoder().encode
 # What msgspec raises over bytes that it can't read: of bad UTF-8 in names Python's own error, too.
+REASON_CHARS_MAX = 400
 UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)
 
 
@@ -164,7 +165,8 @@ def unpack_frame(rows: Rows) -> Unpacked:
                 unpack_members(row.absorbed)
                 unpacked.roster.append(msgspec.structs.astuple(row))
     except UNREADABLE as error:
-        raise Malformed(_explained(error, rows.rows)) from error
+        # It repeats what was sent, which may be long.
+        raise Malformed(_explained(error, rows.rows)[:REASON_CHARS_MAX]) from error
     for vector in (rows.vector, rows.committed, rows.dropped):
         _check_vector(vector.items())
     return unpacked

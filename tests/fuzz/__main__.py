@@ -1,8 +1,9 @@
 """`python -m tests.fuzz --inputs 1000000`: mutated inputs for each parser, led by the code that they reach.
 
-Needs atheris (`pip install atheris`), which the tests don't. Half of the inputs are changed byte by byte, half in one of
-the values that their bytes stand for. Each parser runs in a process of its own, which ends at the first find, at an input
-that takes longer than SLOW_S, or that needs more than MEMORY_MIB; the input is kept in the present directory.
+Needs atheris (`pip install atheris`), which the tests don't. Half of the inputs are changed byte by byte, half in one
+of the values that their bytes stand for. Each parser runs in a process of its own, which ends at the first find, at an
+input that takes longer than SLOW_S, or that needs more than MEMORY_MIB; the input is kept in the present directory, and
+`python -m tests.fuzz --one PARSER FILE` runs it again.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def run(name: str, count: int, seed: int) -> bool:
     figures = f"{ran:>9} {taken:>8} {edges:>6} {took_s:>4.0f} s {slowest:>5} ms {memory:>4} MiB"
     print(f"{name:<13} {figures}", flush=True)
     if done.returncode != 0:
-        print("\n".join(done.stderr.splitlines()[-40:]), flush=True)
+        print("\n".join([*done.stdout.splitlines()[-30:], *done.stderr.splitlines()[-6:]]), flush=True)
     return done.returncode == 0
 
 
