@@ -285,32 +285,3 @@ async def test_of_two_results_the_majoritys_stands_and_both_are_shown(world: Sim
 @story(3, split_after_s=4.0)
 async def test_of_two_results_both_are_shown_though_the_split_merges_first(world: SimWorld) -> None:
     await two_results(world, leader_first=False)
-
-
-# -- rosters that lag ------------------------------------------------------------------------------------
-
-
-@story(5, form=False)
-async def test_a_winner_on_an_old_roster_takes_no_follower_from_the_leader_of_a_newer_one(world: SimWorld) -> None:
-    old, voter, leader, *later = world.nodes
-    for node in (old, voter, leader):
-        world.start(node)
-    await world.until("three replicas", lambda: len(world.roster_of(leader).members) == 3)
-    world.crash(old)
-    await world.until("the second leads", lambda: world.reigns(voter))
-    for node in later:
-        world.start(node)
-    await world.until("five replicas", lambda: len(world.roster_of(leader).members) == 5)
-    world.crash(voter)
-    await world.until("the third leads", lambda: world.reigns(leader))
-    epoch = promised(world, leader)
-    # The first knows three replicas, of which the second will vote for it; the leader hears neither of them.
-    world.network.cuts |= {pair for node in (old, voter) for pair in ((node, leader), (leader, node))}
-    world.start(old)
-    world.start(voter)
-    for _ in range(200):
-        await asyncio.sleep(0.1)
-        assert world.leaders() == [leader]
-    assert {promised(world, node) for node in (leader, *later)} == {epoch}
-    world.network.heal()
-    await world.until("one cluster", partial(is_whole, world), within_s=120.0)
