@@ -1,7 +1,8 @@
 """The configuration: every setting, its default, and where a value may come from.
 
-A later source wins: the defaults here, then a TOML file, then `MESHQ_*` in the environment, then the command
-line. Names are checked in all of them, and a misspelt one is answered with the nearest that exists.
+A later source wins: the defaults here, then a TOML file, then the classic names (`classic.py`), then `MESHQ_*` in
+the environment, then the command line. Names are checked in all of them, and a misspelt one is answered with the
+nearest that exists.
 """
 
 from __future__ import annotations
@@ -10,13 +11,15 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
 from msgspec import Meta
 
+from meshq.classic import Classic
 from meshq.errors import ConfigError
 
 Seconds = Annotated[float, Meta(gt=0, le=30 * 86400)]
@@ -108,34 +111,68 @@ LISTS = ("seeds", "tasks", "allow", "child_env")
 CHILD_MEMORY_BYTES_MIN = 128 << 20
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A configuration, and where it came from.
+
+    Args:
+        config: The settings.
+        sources: Where each of those was set that has not its default: a file, a variable, an option.
+        classic: The variables of classic names that count.
+    """
+
+    config: Config
+    sources: Mapping[str, str]
+    classic: tuple[Classic, ...] = ()
+
+
 def load(
     path: Path | None = None,
     environ: Mapping[str, str] | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Config:
-    """The configuration out of a file, the environment and the command line, checked.
+    """The configuration out of a file, the environment and the command line, checked; as `trace`."""
+    return trace(path, environ, overrides).config
+
+
+def trace(
+    path: Path | None = None,
+    environ: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    classic: Collection[Classic] = (),
+) -> Origin:
+    """The configuration out of all its sources, checked, and where each value came from.
 
     Args:
         path: A TOML file; None for no file.
         environ: The environment; None for none.
         overrides: Values by setting; those that are None count as not given.
+        classic: Variables of classic names, which win over the file only.
 
     Raises:
         ConfigError: An unknown name, a value out of range or of the wrong type, or a file that can't be read.
     """
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
+    # What came as text, so that "7373" may be a number.
+    texts: set[str] = set()
     if path is not None:
         for key, value in _read(path).items():
             _known(key, FIELDS, f"in {path}")
             values[key], sources[key] = value, str(path)
+    for one in classic:
+        values[one.setting], sources[one.setting] = one.value, one.source
+        texts.add(one.setting)
     for variable in check_names(environ or {}):
         key = variable.removeprefix(ENV_PREFIX).lower()
         values[key], sources[key] = _from_text(key, (environ or {})[variable]), variable
+        texts.add(key)
     for key, value in (overrides or {}).items():
         if value is not None:
             values[key], sources[key] = value, "--" + key.replace("_", "-")
-    return _checked(values, sources)
+            texts.discard(key)
+    counts = tuple(one for one in classic if sources[one.setting] == one.source)
+    return Origin(_checked(values, sources, texts), sources, counts)
 
 
 def check_names(environ: Mapping[str, str]) -> list[str]:
@@ -174,11 +211,11 @@ def _from_text(key: str, text: str) -> Any:
     return text
 
 
-def _checked(values: dict[str, Any], sources: dict[str, str]) -> Config:
+def _checked(values: dict[str, Any], sources: dict[str, str], texts: Collection[str]) -> Config:
     for key, value in values.items():
         # One at a time, so that the error names the setting and where it was set.
         try:
-            msgspec.convert({key: value}, Config, strict=not sources[key].startswith(ENV_PREFIX))
+            msgspec.convert({key: value}, Config, strict=key not in texts)
         except msgspec.ValidationError as error:
             choices = get_args(get_type_hints(Config)[key]) if "enum" in str(error) else ()
             text = f"must be {' or '.join(choices)}" if choices else str(error).split(" - at ")[0].rstrip(".")

@@ -35,6 +35,7 @@ COMMANDS = {
     "forget": "Take a machine that never comes back off the roster.",
     "recover": "Make this machine's copy of the queue the cluster.",
     "key": "Show the cluster's key, and give out credentials.",
+    "config": "Show the settings, and where each came from.",
     "backup": "Copy this machine's queue into FILE, daemon running or not.",
     "restore": "Make a backup the queue of this machine, as a new node.",
 }
