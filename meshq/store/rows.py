@@ -102,6 +102,10 @@ class Unpacked:
     epoch: int = 0
 
 
+_ROSTER_KINDS: dict[str, type] = {
+    "genesis": str, "members": bytes, "recovery": int, "epoch": int, "version": int, "writer": str, "seq": int,
+    "absorbed": bytes, "into_genesis": str,
+}  # fmt: skip
 _NAMES = {kind.__struct_config__.tag: kind.__struct_fields__ for kind in (TaskRow, PayloadRow, RosterRow)}
 _members_decoder = msgspec.msgpack.Decoder(tuple[_Id, ...])
 _rows_decoder = msgspec.msgpack.Decoder(list[TaskRow | PayloadRow | RosterRow])
@@ -127,9 +131,17 @@ def check_epoch(epoch: int, what: str) -> None:
         raise CorruptDatabase(f"{what} is of epoch {epoch}, not from 0 to {limits.EPOCH_MAX - 1}")
 
 
+def check_kinds(columns: Mapping[str, Any], kinds: Mapping[str, type], what: str) -> None:
+    """Raises CorruptDatabase for a column of a damaged row: SQLite itself takes a value of any kind in any column."""
+    for name, kind in kinds.items():
+        if type(columns[name]) is not kind:
+            raise CorruptDatabase(f"{what} has a {name} that is no {kind.__name__}: {columns[name]!r:.80}")
+
+
 def roster_of(columns: Mapping[str, Any]) -> Roster:
     """The roster that stands in a database, by its columns; raises CorruptDatabase where that can't be."""
     where = f"{QUEUE_FILE}: is damaged: the roster"
+    check_kinds(columns, {name: kind for name, kind in _ROSTER_KINDS.items() if kind is not bytes}, where)
     check_epoch(columns["epoch"], where)
     try:
         lists = {name: unpack_members(columns[name]) for name in ("members", "absorbed")}

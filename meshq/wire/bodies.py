@@ -56,13 +56,20 @@ class Bodies:
         self._share = Share(max(limits.BODIES_BYTES_MAX, each), each)
         self.aside = Aside()
 
-    async def read(self, request: web.Request, caller: str, form: Callable[[dict[str, Any]], F]) -> F:
+    async def read(
+        self,
+        request: web.Request,
+        caller: str,
+        form: Callable[[dict[str, Any]], F],
+        means_bytes: Callable[[dict[str, Any]], int] = len,
+    ) -> F:
         """What a request's body means.
 
         Args:
             request: Its body was not read yet.
             caller: Whose share it takes until it is understood.
             form: Makes a request of the map in the body; may run in a thread.
+            means_bytes: How large what a map means is, where that is more than its body.
 
         Raises:
             TooLarge: The body has more than `bytes_max` bytes.
@@ -73,7 +80,8 @@ class Bodies:
         data = bytearray()
         try:
             await self._fill(data, request, caller)
-            return await self.aside.run(lambda: form(read_map(bytes(data), request.content_type)), len(data))
+            body = await self.aside.run(lambda: read_map(bytes(data), request.content_type), len(data))
+            return await self.aside.run(lambda: form(body), max(len(data), means_bytes(body)))
         finally:
             self._share.give(caller, len(data))
 

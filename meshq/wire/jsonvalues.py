@@ -155,8 +155,8 @@ def loads(text: str | bytes, *, digits_max: int = DIGITS_MAX, parts_max: int | N
 
 
 def _dict_to_json(value: dict[Any, Any]) -> Any:
-    looks_like_tag = len(value) == 1 and str(next(iter(value))).startswith("$")
-    if looks_like_tag or not all(isinstance(key, str) for key in value):
+    are_texts = all(isinstance(key, str) for key in value)
+    if not are_texts or (len(value) == 1 and next(iter(value)).startswith("$")):
         return {"$dict": [[to_json(key), to_json(item)] for key, item in value.items()]}
     return {key: to_json(item) for key, item in value.items()}
 

@@ -66,7 +66,7 @@ def run(name: str, count: int, seed: int) -> bool:
         done = subprocess.run(
             [
                 sys.executable, "-m", "tests.fuzz", "--one", name, f"-runs={count}", f"-seed={seed}",
-                f"-timeout={SLOW_S}", f"-rss_limit_mb={MEMORY_MIB}", f"-max_len={BYTES_MAX}",
+                f"-timeout={SLOW_S}", f"-rss_limit_mb={MEMORY_MIB}", f"-max_len={BYTES_MAX}", "-mutate_depth=1",
                 f"-artifact_prefix={Path.cwd()}/{name}-", str(corpus),
             ],
             capture_output=True, text=True, errors="replace", env={**os.environ, "TMPDIR": str(files)},

@@ -16,6 +16,7 @@ import socket
 import ssl
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
@@ -26,10 +27,11 @@ import msgspec
 from yarl import URL
 
 from meshq.core import keys
-from meshq.core.messages import PEER_MESSAGES
+from meshq.core.membership import NOBODY
+from meshq.core.messages import PEER_MESSAGES, Call, Hello
 from meshq.wire import codec, handshake, security, values
 from meshq.wire.security import Role, Subject
-from tests.fuzz.mutations import mutated, odd_heads
+from tests.fuzz.mutations import mutated, odd_heads, reshaped
 from tests.unit.test_wire_codec import example
 
 # A daemon that says nothing for so long hangs: it is longer than anybody may wait for a task.
@@ -38,7 +40,7 @@ SHORT_S = 0.1
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 THREADS = 8
 FRAMES_PER_LINK = 10
-Call = tuple[str, str, Any]
+Asked = tuple[str, str, Any]
 At = tuple[str, int]
 Connect = Callable[[random.Random], socket.socket]
 
@@ -50,12 +52,14 @@ class Caller:
         self.name = name
         self.connect = connect
         self.seen: Counter[str] = Counter()
+        self.slowest_s = 0.0
         self._open: dict[int, socket.socket] = {}
 
     def send(self, rng: random.Random, data: bytes, *, whole: bool) -> str:
         """What came back for this, on a connection that is kept where that is possible."""
         thread = threading.get_ident()
         kept = self._open.pop(thread, None)
+        began_s = time.monotonic()
         said = "hung up" if kept is None else self._send_on(kept, data, whole=whole)
         if said == "hung up":
             # One that was kept may have been ended after the last request.
@@ -63,6 +67,8 @@ class Caller:
                 said = self._send_on(self.connect(rng), data, whole=whole)
             except OSError as error:
                 said = "NO ANSWER" if isinstance(error, TimeoutError) else "not let in"
+        if whole:
+            self.slowest_s = max(self.slowest_s, time.monotonic() - began_s)
         return said
 
     def _send_on(self, raw: socket.socket, data: bytes, *, whole: bool) -> str:
@@ -103,15 +109,18 @@ def _answer(raw: socket.socket, *, heads_only: bool) -> tuple[str, bool]:
     return head.split()[1].decode(), b"connection: close" not in lower and (len(body) == length or heads_only)
 
 
-def _request(rng: random.Random, calls: Sequence[Call]) -> tuple[bytes, bool]:
+def _request(rng: random.Random, calls: Sequence[Asked]) -> tuple[bytes, bool]:
     """A real request, with something wrong in its line, its heads or its body; and whether it is whole."""
     method, path, body = rng.choice(calls)
     packed = rng.random() < 0.5
     data = b"" if body is None else values.pack(body) if packed else json.dumps(body).encode()
     kind = "application/msgpack" if packed else "application/json"
     heads = {"Host": "meshq", "Content-Type": kind, "Content-Length": str(len(data))}
-    match rng.randrange(5):
-        case 0 | 1:
+    match rng.randrange(6):
+        case 0 | 5:
+            data = reshaped(rng, data) or data
+            heads["Content-Length"] = str(len(data))
+        case 1:
             data = mutated(rng, data)
             heads["Content-Length"] = str(len(data))
         case 2:
@@ -125,6 +134,23 @@ def _request(rng: random.Random, calls: Sequence[Call]) -> tuple[bytes, bool]:
     text = "\r\n".join([line, *(f"{name}: {value}" for name, value in heads.items()), "", ""])
     whole = heads["Content-Length"] == str(len(data)) and "Transfer-Encoding" not in heads
     return text.encode("latin-1", "replace") + data, whole
+
+
+def _upgrade(rng: random.Random, greeting: bytes) -> bytes:
+    """What opens a link, and then frames of WebSocket and of ours that are wrong."""
+    kind = rng.choice((*handshake.KINDS, "x"))
+    lines = [f"GET /peer?kind={kind} HTTP/1.1", "Host: meshq", "Connection: Upgrade", "Upgrade: websocket"]
+    lines += [f"Sec-WebSocket-Version: {rng.choice((13, 13, 13, 8))}", "Sec-WebSocket-Key: " + "A" * 22 + "=="]
+    hello = Hello(boot="b", name="x", addresses=(), roster=NOBODY, votes=False, slots=0, running=0)
+    said = b"".join(_frame(rng, msgspec.msgpack.encode((kind, 1, codec.encode(hello)))) for kind in range(1, 4))
+    return "\r\n".join([*lines, "", ""]).encode() + _frame(rng, greeting) + mutated(rng, said)
+
+
+def _frame(rng: random.Random, data: bytes) -> bytes:
+    """A frame of a WebSocket, masked by nothing; of a wrong kind or length now and then."""
+    first = rng.choice((0x82, 0x82, 0x82, 0x81, 0x02, 0x89, 0x88, 0xF2, 0x83))
+    length = rng.choice((len(data), len(data), len(data), 1 << 40, 0))
+    return bytes((first, 0x80 | 127)) + length.to_bytes(8, "big") + bytes(4) + data
 
 
 def _noise(rng: random.Random) -> bytes:
@@ -158,15 +184,25 @@ async def _links(what: dict[str, Any], count: int, caller: Caller) -> None:
                 async with session.ws_connect(url, ssl=context) as link:
                     await link.send_bytes(handshake.greeting(me, kind))
                     for number in range(FRAMES_PER_LINK):
-                        message = codec.encode(example(rng.choice(PEER_MESSAGES), full=rng.random() < 0.5))
-                        frame = msgspec.msgpack.encode((rng.randrange(5), number, mutated(rng, message)))
+                        message = codec.encode(_message(rng))
+                        wrong = rng.choice((reshaped, mutated))(rng, message) or message
+                        frame = msgspec.msgpack.encode((rng.randrange(1, 7), number, wrong))
                         sent += 1
-                        await link.send_bytes(mutated(rng, frame) if rng.random() < 0.2 else frame)
+                        await link.send_bytes(mutated(rng, frame) if rng.random() < 0.05 else frame)
                     said = await _last_word(link)
                     caller.seen[said] += FRAMES_PER_LINK
                     continue
             sent += 1
             caller.seen["hung up"] += 1
+
+
+def _message(rng: random.Random) -> object:
+    """What nodes say to each other, of a cluster that is none; half of it requests that were forwarded."""
+    full = rng.random() < 0.5
+    if rng.random() < 0.5:
+        return example(rng.choice(PEER_MESSAGES), full=full)
+    name = rng.choice(sorted(codec.REQUESTS))
+    return Call(request=name, body=codec.encode_body(example(codec.REQUESTS[name], full=full)))
 
 
 async def _last_word(link: aiohttp.ClientWebSocketResponse) -> str:
@@ -187,11 +223,17 @@ def main() -> None:
     bearer = security.read_credential(what["credential"]).passport
     at, sources = what["at"], what["sources"]
     plain = _plain(at, sources)
-    holder, node = Caller("holder of the key", _secured(at, sources, made)), Caller("node, on links", plain)
+    holder, node_id = Caller("holder of the key", _secured(at, sources, made)), "e" * 32
+    itself = security.passport([keys.parse(what["key"])], Subject(Role.NODE, node_id))
+    node = Caller("node, on links", _secured(at, sources, itself))
+    me = handshake.Identity(node=node_id, boot=node_id, cluster_hash=what["cluster"], port=7373)
+    greeting = handshake.greeting(me, handshake.CONTROL)
+    another = security.passport([keys.Key(bytes(keys.SECRET_BYTES))], Subject(Role.HOLDER, ""))
+    other = Caller("holder of another key", _secured(at, sources, another))
     local = Caller("Unix socket", lambda rng: _local(rng, what["sockets"]))
     bob = Caller("bearer of a credential", _secured(at, sources, bearer))
     nobody = Caller("stranger", plain)
-    calls: list[Call] = [(method, path, body) for method, path, body in what["calls"]]
+    calls: list[Asked] = [(method, path, body) for method, path, body in what["calls"]]
     numbers: queue.SimpleQueue[int | None] = queue.SimpleQueue()
     http_count = what["requests"] * 4 // 5
     for number in [*range(http_count), *([None] * THREADS)]:
@@ -200,8 +242,11 @@ def main() -> None:
     def work() -> None:
         while (number := numbers.get()) is not None:
             rng = random.Random(f"{what['seed']}-{number}")
-            caller = rng.choices((holder, bob, local, nobody), (4, 2, 2, 2))[0]
-            data, whole = (_noise(rng), False) if caller is nobody else _request(rng, calls)
+            caller = rng.choices((holder, bob, local, nobody, other, node), (7, 4, 4, 3, 1, 1))[0]
+            if caller is nobody or caller is node:
+                data, whole = _noise(rng) if caller is nobody else _upgrade(rng, greeting), False
+            else:
+                data, whole = _request(rng, calls)
             caller.seen[caller.send(rng, data, whole=whole)] += 1
 
     threads = [threading.Thread(target=work, daemon=True) for _ in range(THREADS)]
@@ -210,8 +255,9 @@ def main() -> None:
     asyncio.run(_links(what, what["requests"] - http_count, node))
     for thread in threads:
         thread.join()
-    for caller in (holder, bob, local, node, nobody):
-        print(json.dumps({"event": "seen", "who": caller.name, "seen": caller.seen}), flush=True)
+    for caller in (holder, bob, local, node, nobody, other):
+        told = {"event": "seen", "who": caller.name, "seen": caller.seen, "slowest_s": caller.slowest_s}
+        print(json.dumps(told), flush=True)
     print(json.dumps({"event": "over"}), flush=True)
 
 

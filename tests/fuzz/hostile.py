@@ -14,13 +14,14 @@ import argparse
 import json
 import sys
 import tempfile
+import textwrap
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from meshq.wire import security
+from meshq.core import ids
 from meshq.wire.unix import socket_path
 from tests.cluster.crowd import pss_mib
 from tests.cluster.daemon import KEY, Cluster, Daemon, Process
@@ -32,15 +33,23 @@ from tests.cluster.outside import PORT, Endpoints
 MEMORY_MIB = 384
 NOBODYS = "0" * 32
 SOURCES = 40
+COLUMNS = 80
 SETTINGS = {"handover_after_s": 86400}
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What came back for each kind of caller, and what is wrong."""
+    """What came back for each kind of caller, and what is wrong.
+
+    Args:
+        slowest_s: The longest time until an answer to a whole request, of each kind.
+        tasks: How many were handed in meanwhile and finished, and how many the attacker handed in itself.
+    """
 
     seen: dict[str, dict[str, int]]
+    slowest_s: dict[str, float]
     grown_mib: float
+    tasks: tuple[int, int]
     wrong: list[str]
 
 
@@ -57,7 +66,7 @@ def attack(cluster: Cluster, directory: Path, requests: int, seed: int) -> Repor
         "sources": _addresses(cluster.net, len(cluster.ids)),
         "at": [(cluster.net.address(index), PORT) for index in range(len(cluster.ids))],
         "sockets": [str(socket_path(daemon.data_dir)) for daemon in daemons],
-        "cluster": security.cluster_hash(KEY, "meshq"),
+        "cluster": ids.cluster_hash("meshq"),
         "calls": _calls(),
     }  # fmt: skip
     argv = [sys.executable, "-m", "tests.fuzz.attacker", json.dumps(what)]
@@ -70,19 +79,25 @@ def attack(cluster: Cluster, directory: Path, requests: int, seed: int) -> Repor
         said = attacker.events()
         attacker.kill9()
         verdict = settle(load)
-    verdict.check()
-    seen = {row["who"]: row["seen"] for row in said if row["event"] == "seen"}
+    rows = [row for row in said if row["event"] == "seen"]
+    seen = {row["who"]: row["seen"] for row in rows}
     rest = max(pss_mib(daemon.pid) - old for daemon, old in zip(daemons, grown, strict=True) if daemon.alive())
     wrong = [] if seen else [f"the attacker broke: {attacker.tail()}"]
+    # What the attacker handed in itself is nobody's, whatever became of it.
+    theirs = set(verdict.broken.get("unasked", ()))
+    broken = {kind: left for kind, tasks in verdict.broken.items() if (left := set(tasks) - theirs)}
+    wrong += [f"{kind}: {len(tasks)} tasks" for kind, tasks in broken.items()]
     wrong += [f"{who}: {count} times {end}" for who, ends in seen.items() for end, count in ends.items() if _bad(end)]
     wrong += [f"{daemon.name} died" for daemon, pid in zip(daemons, pids, strict=True)
               if not daemon.alive() or daemon.pid != pid]  # fmt: skip
     after = leader.look()
     if (after["leader"], after["epoch"]) != (before["leader"], before["epoch"]):
         wrong.append(f"the leader changed: {after['leader']}, epoch {after['epoch']}; it was epoch {before['epoch']}")
+    wrong += [f"{daemon.name} logged: {event}" for daemon in daemons for event in daemon.events() if _is_bug(event)]
     if rest > MEMORY_MIB:
         wrong.append(f"the memory of a daemon grew by {rest:.0f} MiB")
-    return Report(seen, rest, wrong)
+    tasks = verdict.acknowledged, len(theirs)
+    return Report(seen, {row["who"]: row["slowest_s"] for row in rows}, rest, tasks, wrong)
 
 
 def _addresses(net: Net, index: int) -> list[str]:
@@ -92,6 +107,11 @@ def _addresses(net: Net, index: int) -> list[str]:
     for address in more:
         net.add_address(index, f"{address}/24")
     return [own, *more]
+
+
+def _is_bug(event: dict[str, Any]) -> bool:
+    """Whether a line of a daemon's log tells of what nobody foresaw: a request or a message that broke its handler."""
+    return "traceback" in json.dumps(event).lower()
 
 
 def _is_over(attacker: Process) -> bool:
@@ -105,8 +125,9 @@ def _bad(end: str) -> bool:
 def _calls() -> list[tuple[str, str, Any]]:
     """Every path but those that stop a daemon, with a body that would do something to tasks and nodes of nobody's."""
     calls = Endpoints(NOBODYS, NOBODYS, NOBODYS).all()
-    # What is taken from the queue and never run, or handed in by a stranger, would be no parser's fault.
-    names: dict[str, dict[str, Any]] = {"/get-task": {"names": ["nobodys"]}, "/submit-task": {"name": "nobodys"}}
+    # What is taken from the queue and never run would be no parser's fault.
+    odd: dict[str, Any] = {"args": [[1, "x", 2.5, {"a": [None]}]], "priority": 1, "batch": "b"}
+    names: dict[str, dict[str, Any]] = {"/get-task": {"names": ["nobodys"]}, "/submit-task": odd}
     return [
         (method, path, {**body, **names.get(path, {})} if isinstance(body, dict) else body)
         for method, path, body in calls
@@ -116,12 +137,16 @@ def _calls() -> list[tuple[str, str, Any]]:
 
 def table(report: Report) -> str:
     """What came back, for people."""
-    lines = [f"{'CALLER':<24} {'REQUESTS':>8}  WHAT CAME BACK"]
+    lines = [f"{'CALLER':<22} {'REQUESTS':>8} {'SLOWEST':>8}  WHAT CAME BACK"]
     for who, seen in report.seen.items():
-        ends = [f"{end} × {count}" for end, count in sorted(seen.items(), key=lambda entry: -entry[1])]
-        for number, start in enumerate(range(0, len(ends), 3)):
-            head = f"{who:<24} {sum(seen.values()):>8}" if number == 0 else " " * 33
-            lines.append(f"{head}  {', '.join(ends[start : start + 3])}")
+        ends = ", ".join(
+            f"{end}\N{NO-BREAK SPACE}×\N{NO-BREAK SPACE}{count}"
+            for end, count in sorted(seen.items(), key=lambda entry: -entry[1])
+        )
+        slowest = f"{report.slowest_s[who]:.1f} s" if report.slowest_s[who] else ""
+        head = f"{who:<22} {sum(seen.values()):>8} {slowest:>8}  "
+        lines += textwrap.wrap(ends, COLUMNS, initial_indent=head, subsequent_indent=" " * len(head))
+    lines.append(f"{report.tasks[0]} tasks were handed in meanwhile, and {report.tasks[1]} by the attacker")
     lines.append(f"the memory of no daemon grew by more than {report.grown_mib:.0f} MiB")
     return "\n".join([*lines, *report.wrong])
 

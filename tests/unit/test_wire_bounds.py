@@ -271,6 +271,28 @@ async def test_a_small_body_can_not_mean_any_number_of_bytes(tmp_path: Path) -> 
         assert desk.service.specs == {}
 
 
+async def test_others_are_served_while_a_small_body_that_means_many_tasks_is_read(tmp_path: Path) -> None:
+    class Last(DictService):
+        """Takes all at once."""
+
+        async def call(self, request: Request, *, local: bool) -> Answer:
+            self.taken = len(request.tasks) if isinstance(request, ask.Submit) else 0
+            return ask.Submitted(ids=(), copies=1, majority=True, queued=False)
+
+    service = Last()
+    async with opened(tmp_path, service) as desk, asyncio.TaskGroup() as group:
+        body = {"tasks": [{"name": "f", "count": limits.BATCH_TASKS_MAX // 2}] * 2}
+        asked = group.create_task(desk.json("POST", "/submit-task", body))
+        turns = 0
+        while not asked.done():
+            await asyncio.sleep(0.005)
+            turns += 1
+        assert asked.result()[0] == 200
+        assert service.taken == limits.BATCH_TASKS_MAX
+        # At once, this takes a turn or two of the loop, and each of them most of a second.
+        assert turns > 20
+
+
 async def test_others_are_served_while_large_bodies_are_read(tmp_path: Path) -> None:
     numbers = json.dumps({"name": "f", "args": [[1] * 2_000_000]})
     async with opened(tmp_path, body_bytes_max=16 << 20) as desk, asyncio.TaskGroup() as group:
