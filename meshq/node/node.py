@@ -215,8 +215,9 @@ class Node:
     async def run(self) -> None:
         """Works until it is cancelled; `stop` comes before that, for an end in order."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self.elector.run())
+            # The elector's first turn may decide something already, where this process was paused as it started.
             tasks.create_task(self.leadership.run())
+            tasks.create_task(self.elector.run())
             tasks.create_task(self._follower.run())
             tasks.create_task(self.peers.run())
             tasks.create_task(self._founding.run())

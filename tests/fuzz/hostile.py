@@ -111,7 +111,7 @@ def _addresses(net: Net, index: int) -> list[str]:
 
 def _is_bug(event: dict[str, Any]) -> bool:
     """Whether a line of a daemon's log tells of what nobody foresaw: a request or a message that broke its handler."""
-    return "traceback" in json.dumps(event).lower()
+    return "traceback" in event
 
 
 def _is_over(attacker: Process) -> bool:
