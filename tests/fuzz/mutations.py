@@ -147,6 +147,8 @@ def _another(rng: random.Random, value: Any) -> Any:
             return rng.choice((rest, rest | {unknown: fields[name]}, fields | {unknown: 1}, [fields, fields]))
         case bool() | None:
             return rng.choice((True, False, None, 0, "true"))
+        case int() if abs(value) >> 64:
+            return rng.choice((-value, value + 1, value >> 1, 0))
         case int():
             return rng.choice((value + 1, value - 1, -value, value ^ 1 << rng.randrange(63), float(value), str(value)))
         case float():
