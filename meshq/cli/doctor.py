@@ -13,16 +13,15 @@ import click
 
 from meshq.cli import settings
 from meshq.cli.common import Command, Local, local_options
+from meshq.config import Config
 
 if TYPE_CHECKING:
-    from meshq.config import Config
     from meshq.discovery.seeds import Seed
     from meshq.node.patient import Finding
 
 WIDTH = 80
 MARK_CHARS, WHAT_CHARS = 6, 22
 PATIENCE_S = 3.0
-DEFAULT_PORT = 7373
 
 
 @click.command(cls=Command)
@@ -73,7 +72,7 @@ def _machine(text: str, port: int) -> Seed:
     except ValueError:
         alone = bool(host) and ":" not in host
     try:
-        return seeds.parse(format_address(host, port or DEFAULT_PORT) if alone else text)
+        return seeds.parse(format_address(host, port or Config().port) if alone else text)
     except ConfigError as error:
         raise click.BadParameter(error.message.removeprefix("--seed "), param_hint="HOST") from error
 

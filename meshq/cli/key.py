@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from meshq.cli.common import Command, Local, local_options, note
+from meshq.cli.common import Command, Local, help_alone, local_options, note
 from meshq.errors import Conflict, MeshqError, NoAnswer, NotFound
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from meshq.core.reports import CredentialView
 
 A = TypeVar("A")
-EXIT_USAGE = 2
 
 
 @click.group(invoke_without_command=True)
@@ -42,9 +41,7 @@ def key(ctx: click.Context) -> None:
       meshq key revoke bob
       meshq key rotate
     """
-    if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help())
-        ctx.exit(EXIT_USAGE)
+    help_alone(ctx)
 
 
 # -- the key ---------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from meshq.client.record import Record, Story
 from meshq.core.ids import short
 from meshq.core.reports import ClusterStory, MergeReport, NodeView, Standpoint, Status
 from meshq.core.task import State
+from meshq.core.texts import printable
 from meshq.wire import values
 
 WIDTH = 80
@@ -167,7 +168,7 @@ def record_text(record: Record, *, with_reason: bool = True) -> str:
 
 def line(text: str) -> str:
     """The text on one line, without what would move a terminal's cursor."""
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    return " ".join(printable(text).split())
 
 
 def paragraph(text: str) -> str:

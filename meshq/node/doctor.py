@@ -15,10 +15,10 @@ from typing import Final
 from meshq.core.ports import Clock
 from meshq.core.reports import NodeView
 from meshq.discovery import mdns, seeds
-from meshq.discovery.addresses import LocalAddress, is_link_local, is_tunnel, left_out, usable
+from meshq.discovery.addresses import LocalAddress, is_container, is_link_local, is_tunnel, left_out, usable
 from meshq.discovery.seeds import Seed
 from meshq.node.patient import Cause, Finding, Patient
-from meshq.node.visit import Other, Visits, containers, is_own
+from meshq.node.visit import Other, Visits, is_own
 
 # Questions are asked at once, and one and three seconds after; the announcement has taken two of these already.
 LISTEN_S: Final = 2.0
@@ -67,7 +67,7 @@ async def examine(here: Patient, clock: Clock, host: Seed | None) -> AsyncIterat
 
 
 def _interfaces(host: str) -> Finding:
-    chosen, inner = _outside(host), containers()
+    chosen = _outside(host)
     down = {local.interface for local in usable(host) if not local.is_loopback} - {each.interface for each in chosen}
     others = {local.interface for local in left_out(host)}
     more = f" (left out, of containers: {', '.join(sorted(others))})" if others else ""
@@ -79,8 +79,8 @@ def _interfaces(host: str) -> Finding:
             text = f"`host` is {host}, by which nobody else gets here: {remedy}"
         return Finding(what="interfaces", text=text, cause=Cause.NO_NETWORK)
     names = ", ".join(sorted({_with_address(local, chosen) for local in chosen}))
-    if all(local.interface in inner or is_tunnel(local.interface) for local in chosen):
-        kind = "of containers" if chosen[0].interface in inner else "of a VPN"
+    if all(is_container(local.interface) or is_tunnel(local.interface) for local in chosen):
+        kind = "of containers" if is_container(chosen[0].interface) else "of a VPN"
         text = f"{names} is {kind}, by which no neighbour gets here, and nothing else is chosen: {remedy}"
         return Finding(what="interfaces", text=text, cause=Cause.INTERFACE)
     return Finding(what="interfaces", text=f"{names}{more}")

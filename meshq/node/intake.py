@@ -60,8 +60,9 @@ class Intake:
         now_ms = self._clock.wall_ms()
 
         def work(conn: Connection, pen: Pen) -> tuple[str, ...]:
-            if access.bearer(request):
+            if owner := access.bearer(request):
                 queue.check_ids(conn, request.tasks)
+                self._check_share(conn, request.tasks, owner)
             if not request.late:
                 self._make_room(conn, request.tasks)
             ids = queue.submit(conn, pen, request.tasks, now_ms, self._config.inline_bytes_max)
@@ -111,8 +112,6 @@ class Intake:
     def _make_room(self, conn: Connection, specs: Sequence[TaskSpec]) -> None:
         """Counts anew only when there might be too many, since counting takes as long as the queue."""
         count, most = len(specs), self._config.queue_tasks_max
-        if owner := specs[0].owner if specs else "":
-            self._check_share(conn, specs, owner)
         if self._open_at_most + count > most:
             self._open_at_most = queue.open_count(conn)
             count = _new(conn, specs)

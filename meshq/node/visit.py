@@ -20,7 +20,7 @@ from meshq.core.addresses import split_host_port
 from meshq.core.ids import short
 from meshq.core.ports import Clock
 from meshq.core.reports import Health, Stats
-from meshq.discovery.addresses import is_link_local, is_tunnel, left_out
+from meshq.discovery.addresses import is_container, is_link_local, is_tunnel
 from meshq.errors import Malformed
 from meshq.node.patient import Cause, Finding, Patient, versions
 from meshq.wire import security
@@ -43,7 +43,6 @@ HEARD_S: Final = 3.0
 POLL_S: Final = 0.5
 ADDRESSES_MAX: Final = 4
 VERSION_CHARS_MAX: Final = 20
-LOOPBACK: Final = "127.0.0.1"
 _FAILED = (aiohttp.ClientError, TimeoutError, OSError, Malformed, msgspec.ValidationError)
 _AWAY = (Cause.HOST_DOWN, Cause.NO_WAY)
 
@@ -330,17 +329,11 @@ def _no_common_version(health: Health, here: Patient) -> str:
 # -- this machine's interfaces ---------------------------------------------------------------------------
 
 
-def containers() -> set[str]:
-    """The interfaces of containers and virtual machines."""
-    # By loopback nobody gets here: all of them are left out.
-    return {local.interface for local in left_out(LOOPBACK)}
-
-
 def _elsewhere(interface: str) -> str:
     """What an interface is by which no neighbour is reached; empty where one is."""
     if is_tunnel(interface):
         return "a VPN's interface"
-    return "an interface of containers" if interface in containers() else ""
+    return "an interface of containers" if is_container(interface) else ""
 
 
 def is_own(address: str) -> bool:

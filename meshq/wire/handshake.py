@@ -9,6 +9,7 @@ from typing import Final
 from meshq.core import ids
 from meshq.core.addresses import format_address
 from meshq.core.messages import PROTOCOL_OLDEST, PROTOCOL_VERSION, Refused
+from meshq.core.texts import printable
 from meshq.errors import Malformed
 from meshq.wire import codec
 
@@ -98,8 +99,7 @@ def read(data: bytes) -> Greeting:
 
 def _shown(refused: Refused) -> Refused:
     code = refused.code if refused.code in _CODES else "link_refused"
-    text = "".join(char if char.isprintable() else " " for char in refused.message[:_REASON_CHARS_MAX])
-    return replace(refused, code=code, message=text)
+    return replace(refused, code=code, message=printable(refused.message[:_REASON_CHARS_MAX]))
 
 
 def agreed(me: Identity, other: Greeting) -> int:

@@ -178,19 +178,8 @@ class Net:
         for anywhere in ("0.0.0.0/0", "::/0"):
             which = ["src", anywhere, "dst", anywhere, "proto", protocol, "dport", str(port)]
             where = ["dev", interface] if interface else []
-            _ip(
-                "-n",
-                self.namespace(index),
-                "xfrm",
-                "policy",
-                "add",
-                *which,
-                *where,
-                "dir",
-                direction,
-                "action",
-                "block",
-            )
+            policy = ["xfrm", "policy", "add", *which, *where, "dir", direction, "action", "block"]
+            _ip("-n", self.namespace(index), *policy)
 
     def _make(self) -> None:
         _ip("netns", "add", self._switch)
