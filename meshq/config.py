@@ -33,7 +33,10 @@ ENV_OTHER = frozenset({"MESHQ_DATA_DIR", "MESHQ_CONFIG", "MESHQ_CONNECT_TIMEOUT"
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The settings of one daemon. Durations are seconds, sizes bytes; `configs/` gives the reason for each number."""
+    """The settings of one daemon. Durations are seconds, sizes bytes; `configs/` gives the reason for each number.
+
+    `key_from` is no setting: it says where the key was given, an option, a variable or a file.
+    """
 
     cluster: Annotated[str, Meta(min_length=1, max_length=64)] = "meshq"
     key: Annotated[str, Meta(max_length=200)] = ""
@@ -84,10 +87,13 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     result_bytes_max: Bytes = 8 << 20
     inline_bytes_max: Annotated[int, Meta(ge=0, le=1 << 20)] = 1024
     queue_tasks_max: Count = 5_000_000
+    credential_tasks_max: Count = 10_000
     child_memory_bytes_max: Annotated[int, Meta(ge=0, le=1 << 50)] = 0
     child_output_bytes_max: Annotated[int, Meta(ge=0, le=1 << 40)] = 1 << 20
     logs_bytes_max: Annotated[int, Meta(ge=0, le=1 << 50)] = 256 << 20
     primes_max_limit: Annotated[int, Meta(ge=2, le=10_000_000_000)] = 100_000_000
+
+    key_from: str = ""
 
     def __repr__(self) -> str:
         # The key is for nobody who reads a log or a traceback.
@@ -100,7 +106,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
         return self.slots if self.slots >= 0 else (os.cpu_count() or 1)
 
 
-FIELDS = tuple(Config.__struct_fields__)
+FIELDS = tuple(field for field in Config.__struct_fields__ if field != "key_from")
 # In the environment their entries are divided by commas or blanks.
 LISTS = ("seeds", "tasks", "allow", "child_env")
 # Python and what meshq's own tasks import take about half of it.
@@ -191,6 +197,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: can't be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: is no TOML: {error}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: is nested too deeply for a configuration") from error
 
 
 def _known(key: str, names: tuple[str, ...] | list[str], where: str) -> None:
@@ -216,7 +224,8 @@ def _checked(values: dict[str, Any], sources: dict[str, str], texts: Collection[
             choices = get_args(get_type_hints(Config)[key]) if "enum" in str(error) else ()
             text = f"must be {' or '.join(choices)}" if choices else str(error).split(" - at ")[0].rstrip(".")
             raise ConfigError(f"{sources[key]}: {key} = {value!r}: {text[:1].lower()}{text[1:]}") from error
-    config = msgspec.convert(values, Config, strict=False)
+    source = {"key_from": sources["key"]} if values.get("key") else {}
+    config = msgspec.convert(values | source, Config, strict=False)
     for key in ("cluster", "name"):
         # They stand in logs and tables, on one line.
         if not getattr(config, key).isprintable():

@@ -29,6 +29,7 @@ else:
     # Generic only in later versions of click.
     _ParamType = click.ParamType
 
+EXIT_USAGE = 2
 # What a shell reports for a program that a broken pipe, or Ctrl-C, ended.
 EXIT_BROKEN_PIPE = 141
 EXIT_INTERRUPTED = 130
@@ -211,6 +212,13 @@ def client_options(command: Callable[..., R]) -> Callable[..., R]:
         return command(*args, local=replace(local, to=to, credential=credential), **kwargs)
 
     return wrapped
+
+
+def help_alone(ctx: click.Context) -> None:
+    """What a group of commands says that is called without any: its help, as wrong usage."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+        ctx.exit(EXIT_USAGE)
 
 
 def note(message: str) -> None:

@@ -9,13 +9,12 @@ from typing import Any
 import click
 
 from meshq.cli import settings
-from meshq.cli.common import Command, Local, local_options
+from meshq.cli.common import Command, Local, help_alone, local_options
 from meshq.config import FIELDS, Origin
 
-EXIT_USAGE = 2
 DEFAULT = "default"
 HIDDEN = "(set, not shown)"
-NAME_WIDTH, VALUE_WIDTH = 22, 16
+NAME_WIDTH = 22
 
 
 @click.group(invoke_without_command=True)
@@ -23,14 +22,14 @@ NAME_WIDTH, VALUE_WIDTH = 22, 16
 def config(ctx: click.Context) -> None:
     """Show the settings, and where each came from.
 
+    It takes --data-dir, --connect-timeout and --json, as all commands do.
+
     \b
     Examples:
       meshq config show
       MESHQ_SLOTS=2 meshq config show --changed
     """
-    if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help())
-        ctx.exit(EXIT_USAGE)
+    help_alone(ctx)
 
 
 @config.command(cls=Command)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from meshq.cli.common import Command, Local, local_options, note
+from meshq.cli.common import Command, Local, help_alone, local_options, note
 from meshq.errors import Conflict, MeshqError, NoAnswer, NotFound
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from meshq.core.reports import CredentialView
 
 A = TypeVar("A")
-EXIT_USAGE = 2
 
 
 @click.group(invoke_without_command=True)
@@ -42,9 +41,7 @@ def key(ctx: click.Context) -> None:
       meshq key revoke bob
       meshq key rotate
     """
-    if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help())
-        ctx.exit(EXIT_USAGE)
+    help_alone(ctx)
 
 
 # -- the key ---------------------------------------------------------------------------------------------
@@ -80,16 +77,16 @@ def show(local: Local) -> int:
     \b
     Examples:
       meshq key show
-      meshq key show | ssh beta 'read key && MESHQ_KEY=$key meshq up'
+      meshq key show | ssh beta meshq up --key -
     """
     shown, *following = _held(local)
     if local.as_json:
         click.echo(json.dumps({"key": shown.text, "next": following[0].text if following else None}))
         return 0
     click.echo(shown.text)
-    note(f"on the next machine type: meshq up --key {shown.text}")
+    note(f"next machine: meshq up --key {shown.text}")
     if following:
-        note(f"the key is being changed; the next one is {following[0].text}")
+        note(f"the key is being changed; next: {following[0].text}")
     return 0
 
 
@@ -102,7 +99,7 @@ def rotate(local: Local) -> int:
     stops. Whoever has the old key learns the new one in this way. To shut somebody out who has it, run meshq key finish
     soon; to shut out one who is connected, stop the machines and start them with a new key.
 
-    
+    \b
     Examples:
       meshq key rotate
     """
@@ -125,7 +122,7 @@ def finish(local: Local, force: bool) -> int:
     Refused while a machine that was there lately has not got the new key. Credentials that were issued before the
     change was begun are valid no more: issue them anew.
 
-    
+    \b
     Examples:
       meshq key finish
     """
@@ -135,6 +132,8 @@ def finish(local: Local, force: bool) -> int:
         click.echo(json.dumps({"key": present.text}))
     else:
         click.echo("the old key is dropped; the new one is shown by: meshq key show")
+        note("take the old one out of units, environments and configurations")
+        note("credentials from before the change are valid no more: meshq key issue")
     return 0
 
 
@@ -299,7 +298,7 @@ def _ask(local: Local, method: str, path: str, answer: type[A], *, repeatable: b
 def _tell(found: tuple[CredentialView, ...]) -> None:
     from meshq.cli import tables
 
-    table = tables.plain_table(("NAME", 36), ("ISSUED", 19), ("REVOKED", 19))
+    table = tables.plain_table(("~NAME", 36), ("ISSUED", 19), ("REVOKED", 19))
     for each in found:
         table.add_row(each.name, tables.when(each.issued_ms or None), tables.when(each.revoked_ms))
     tables.console().print(table)

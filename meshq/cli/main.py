@@ -12,6 +12,7 @@ import click
 
 import meshq
 from meshq.cli import output
+from meshq.core.texts import printable
 from meshq.errors import ConfigError, MeshqError, NoDaemon, TaskFailed, WaitTimeout
 
 EXIT_FAILED = 1
@@ -136,7 +137,7 @@ def exit_code(error: MeshqError) -> int:
 def complain(message: str, ctx: click.Context | None = None) -> None:
     """One line on stderr."""
     name = ctx.command_path if ctx is not None else "meshq"
-    line = " ".join("".join(char if char.isprintable() else " " for char in message).split())
+    line = " ".join(printable(message).split())
     click.echo(f"{name}: {line}", err=True)
 
 

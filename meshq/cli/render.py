@@ -14,6 +14,7 @@ from meshq.client.record import Record, Story
 from meshq.core.ids import short
 from meshq.core.reports import ClusterStory, MergeReport, NodeView, Standpoint, Status
 from meshq.core.task import State
+from meshq.core.texts import printable
 from meshq.wire import values
 
 WIDTH = 80
@@ -42,7 +43,8 @@ def record_map(record: Record, *, with_result: bool = True) -> dict[str, Any]:
         shown["result"] = values.to_json(record.result)
     return shown | {
         "error": values.to_json(record.error), "attempt": record.attempt, "retry_of": record.retry_of,
-        "majority": record.majority, "batch": record.batch, "progress": record.progress, "ending": record.ending,
+        "owner": record.owner, "majority": record.majority, "batch": record.batch, "progress": record.progress,
+        "ending": record.ending,
     }  # fmt: skip
 
 
@@ -193,7 +195,7 @@ def record_text(record: Record, *, with_reason: bool = True) -> str:
 
 def line(text: str) -> str:
     """The text on one line, without what would move a terminal's cursor."""
-    return " ".join("".join(char if char.isprintable() else " " for char in text).split())
+    return " ".join(printable(text).split())
 
 
 def paragraph(text: str) -> str:

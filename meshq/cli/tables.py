@@ -50,8 +50,11 @@ def console(*, stderr: bool = False) -> Console:
 
 
 def tasks_table(records: Iterable[Record]) -> Table:
-    """Tasks, one a line."""
-    table = plain_table(("ID", 8), ("NAME", 23), ("STATE", 12), (">TRY", 4), ("WORKER", 8), (">AGE", 6), (">TOOK", 7))
+    """Tasks, one a line; whose they are only where one is of a credential."""
+    records = list(records)
+    owned = any(record.owner for record in records)
+    name = (("NAME", 11), ("OWNER", 10)) if owned else (("NAME", 23),)
+    table = plain_table(("ID", 8), *name, ("STATE", 12), (">TRY", 4), ("WORKER", 8), (">AGE", 6), (">TOOK", 7))
     for record in records:
         took_s = (
             None
@@ -61,6 +64,7 @@ def tasks_table(records: Iterable[Record]) -> Table:
         table.add_row(
             short(record.id),
             Text(line(record.name)),
+            *((Text(line(record.owner or "-")),) if owned else ()),
             Text(_state(record), _COLOURS.get(record.state, "")),
             str(record.attempt),
             short(record.worker or "-"),

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
 
 from meshq.cli import settings
 from meshq.cli.common import Command, Local, Number, local_options
+from meshq.errors import BadKey
 
 
 @click.command(cls=Command)
 @click.option("--name", metavar="NAME", help="What this node is called.  [default: the host's name]")
-@click.option("--key", metavar="KEY", help="The cluster's key; `-` asks for it without showing it.  [env: MESHQ_KEY]")
+@click.option(
+    "--key", metavar="KEY", help="The cluster's key; `-` asks for it, or reads it from a pipe.  [env: MESHQ_KEY]"
+)
 @click.option("--insecure", is_flag=True, help="No key: anyone on this network can run tasks here.")
 @click.option("--cluster", metavar="NAME", help="Nodes with the same cluster name find each other.  [default: meshq]")
 @click.option(
@@ -53,6 +57,7 @@ def up(
     Examples:
       meshq up
       meshq up --key mq1-2v6k-…              join the machine that made this key
+      meshq up --key -                       the same, and the key is seen nowhere
       meshq up --slots 0                     take part, but run no tasks
       meshq up --seed 192.168.1.20:7373      where multicast does not work
       meshq up --tasks mytasks.py            with tasks of your own
@@ -74,5 +79,20 @@ def up(
 
 
 def _typed(key: str | None) -> str | None:
-    """The key, asked for without an echo where that was wanted: so it stands in no history and no list of processes."""
-    return click.prompt("Key", hide_input=True, err=True, type=str) if key == "-" else key
+    """The key, asked for without an echo where that was wanted: so it stands in no history and no list of processes.
+
+    Raises:
+        BadKey: There is none: a new one is made only where none was meant to be given.
+    """
+    if key == "-":
+        key = _prompted() if sys.stdin.isatty() else sys.stdin.readline()
+    if key is not None and not key.strip():
+        raise BadKey("--key: the key is empty; meshq key show prints it on a machine of the cluster")
+    return key
+
+
+def _prompted() -> str:
+    try:
+        return str(click.prompt("The cluster's key", hide_input=True, err=True, type=str))
+    except click.Abort:
+        raise KeyboardInterrupt from None

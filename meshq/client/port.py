@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import ssl
 from typing import Final
 
@@ -11,14 +10,13 @@ from yarl import URL
 
 from meshq.client import proof, sight
 from meshq.client.proof import NoNode, Proof
-from meshq.client.sight import Kind
+from meshq.client.sight import Kind, Sight
 from meshq.client.ways import REQUESTS_MAX
 from meshq.discovery.seeds import Seed
 from meshq.errors import BadKey, ConfigError, MeshqError, NoAnswer, NoDaemon
 from meshq.wire import security
 
 LOOK_S: Final = 3.0
-_NO_ROUTE: Final = frozenset({errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN})
 
 
 class Port:
@@ -69,25 +67,32 @@ class Port:
     async def nobody(self, error: Exception, *, arrived: bool) -> MeshqError:
         """Why it can't be reached, and what to do about it."""
         kind, to = NoAnswer if arrived else NoDaemon, self._address
-        if isinstance(error, aiohttp.ClientConnectorDNSError):
-            return kind(f"no machine {to.host} is known here; its IP address will do, too: --to IP:{to.port}")
-        if isinstance(error, aiohttp.ConnectionTimeoutError):
-            return kind(f"nothing at {to} answered: is that machine on, its firewall open, and the port meshq's?")
-        why = getattr(error, "os_error", None)
-        if isinstance(why, ConnectionRefusedError):
-            return kind(f"no daemon listens at {to}; start it there with: meshq up (it tells its port)")
-        if isinstance(why, OSError) and why.errno in _NO_ROUTE:
-            return kind(f"no way leads to {to.host}: is it on this network, and is that machine on?")
-        if isinstance(why, OSError) and not isinstance(why, (ssl.SSLError, ConnectionError)):
-            return kind(f"{to} can't be reached: {why.strerror or why}")
+        if (away := sight.unreached(error)) is not None:
+            return kind(self._away(away))
         if security.cause_of(error, NoNode) is not None:
             return BadKey(f"{to} shows a client's certificate, and no machine's: it is none of the cluster's machines")
         seen = await sight.look(to.host, to.port, LOOK_S)
-        if seen.kind is Kind.NOBODY or (self._met and seen.issuer in self._proof.issuers):
+        told = seen.kind in (Kind.SECURED, Kind.INSECURE, Kind.OTHER)
+        if not told or (self._met and seen.issuer in self._proof.issuers):
             return NoAnswer(f"{self.where} broke off; see the log there")
         return self._judged(seen, kind)
 
-    def _judged(self, seen: sight.Sight, kind: type[NoDaemon]) -> MeshqError:
+    def _away(self, seen: Sight) -> str:
+        """What to say of an address where nobody was reached."""
+        to = self._address
+        match seen.kind:
+            case Kind.UNKNOWN:
+                return f"no machine {to.host} is known here; its IP address will do, too: --to IP:{to.port}"
+            case Kind.SILENT:
+                return f"nothing at {to} answered: is that machine on, its firewall open, and the port meshq's?"
+            case Kind.CLOSED:
+                return f"no daemon listens at {to}; start it there with: meshq up (it tells its port)"
+            case Kind.ABSENT | Kind.NO_WAY:
+                return f"no way leads to {to.host}: is it on this network, and is that machine on?"
+            case _:
+                return f"{to} can't be reached: {seen.text}"
+
+    def _judged(self, seen: Sight, kind: type[NoDaemon]) -> MeshqError:
         """What to say of somebody who never answered a request."""
         to, source = self._address, self._proof.source
         if seen.kind is Kind.INSECURE:

@@ -18,9 +18,9 @@ class Record:
     travel; times that end in `_ms` are wall clock.
 
     `queued` marks one that waits on this machine's disk for a leader. `majority` is false where it finished without a
-    majority of the replicas behind it: when they meet again, another outcome may replace this one. `progress` is what
-    its run said last: done, total (0 where it does not know) and a note. `ending` marks a cancelled one whose run has
-    not ended yet.
+    majority of the replicas behind it: when they meet again, another outcome may replace this one. `owner` is the
+    credential with which it was submitted, empty where that was the cluster's key. `progress` is what its run said
+    last: done, total (0 where it does not know) and a note. `ending` marks a cancelled one whose run has not ended yet.
     """
 
     id: str

@@ -179,7 +179,7 @@ class Send:
     """A request to one replica."""
 
     to: str
-    message: Vote | Handover
+    message: Vote | Renew | Handover
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,8 +57,6 @@ class Lease:
         self._token: tuple[int, str] = (0, "")
         self._stood_again = -NEVER
 
-    # -- what others ask ---------------------------------------------------------------------------------
-
     def leads(self, now: float) -> bool:
         """Whether this node leads at this instant; asked again before every answer that depends on it."""
         return self.role is Role.LEADER and now < self.lease_until()
@@ -94,8 +92,6 @@ class Lease:
         if self.role in HOLDING:
             return min(self._next_due, self._hold_until(), self._phase_until)
         return min(self._next_due, self._phase_until)
-
-    # -- the machine -------------------------------------------------------------------------------------
 
     def step(self, event: Event, now: float) -> list[Effect]:
         """Takes one event and says what is to be done, in order."""
@@ -287,7 +283,7 @@ class Lease:
         if granters := self._mandate.to_gather():
             self._phase_until = NEVER
             effects.append(ev.Gather(self.epoch, granters))
-        return effects + self._count_gathered()
+        return effects + self._count_gathered(now)
 
     def _on_gathered(self, epoch: int, sender: str, roster: Roster, now: float) -> list[Effect]:
         if epoch != self.epoch or self.role is not Role.GATHERING:
@@ -299,13 +295,13 @@ class Lease:
         if not self._mandate.is_gathering():
             self._phase_until = now + self._timing.lease_s
         # A newer roster may name voters that were not asked yet.
-        return [*self._canvass(now), *self._count_gathered()]
+        return [*self._canvass(now), *self._count_gathered(now)]
 
-    def _count_gathered(self) -> list[Effect]:
+    def _count_gathered(self, now: float) -> list[Effect]:
         if self.role is not Role.GATHERING or not self._mandate.is_gathered(self.roster):
             return []
         self.role, self.leader, self._phase_until = Role.LEADER, self.me, NEVER
-        return [ev.Lead(self.epoch)]
+        return [ev.Lead(self.epoch), *self._renew(now)]
 
     def _on_gather_failed(self, epoch: int, sender: str, now: float) -> list[Effect]:
         if epoch != self.epoch or self.role is not Role.GATHERING:
@@ -322,6 +318,9 @@ class Lease:
         self._mandate.acked(self.me, now)
         effects = self.voter.grant(self.epoch, self.me, self._timing.lease_s, now)
         renew = Renew(epoch=self.epoch, lease_s=self._timing.lease_s, genesis=self.roster.genesis)
+        if self.role is Role.GATHERING:
+            # Not to all: of a roster newer than its own another may lead, whom nobody is to leave.
+            return [*effects, *(ev.Send(voter, renew) for voter in self._mandate.voters())]
         return [*effects, ev.SendAll(renew)]
 
     def _on_renew_answer(self, event: ev.Answered, answer: RenewAnswer, now: float) -> list[Effect]:

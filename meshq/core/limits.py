@@ -55,8 +55,14 @@ BODY_DIGITS_MAX = 100_000
 # -- at the door -----------------------------------------------------------------------------------------
 
 HANDSHAKE_S = 5.0
-WAITING_MAX = 256
-CONNECTIONS_MAX = 4096
+CALLS_PER_S = 200.0
+CALLS_AT_ONCE = 1000
+WAITING_MAX = 512
+PROOFS_MAX = 128
+PROOFS_PER_S = 300.0
+PROOFS_AT_ONCE = 64
+# Some 0.3 MiB each, most of it a buffer of TLS: 600 MiB in all.
+CONNECTIONS_MAX = 2048
 CONNECTIONS_PER_CALLER = 512
 CONNECTIONS_LOCAL_MAX = 1024
 LINES_PER_MINUTE = 6
@@ -77,6 +83,8 @@ WAITED_IDS_PER_CALLER = 400_000
 
 # -- on links --------------------------------------------------------------------------------------------
 
+# Fewer than connections, so that clients find room beside them.
+LINKS_MAX = 1536
 IN_FLIGHT_MAX = 1024
 BACKLOG_MAX = 8192
 BACKLOG_BYTES_MAX = 256 << 20

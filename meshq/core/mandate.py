@@ -19,6 +19,7 @@ class Mandate:
     """
 
     def __init__(self, me: str, newest: RosterKey, now: float) -> None:
+        self._me = me
         self._asked = {me}
         self._votes = {me}
         self._gathered = {me}
@@ -52,6 +53,10 @@ class Mandate:
     def behind(self) -> tuple[str, ...]:
         """All who voted for it or followed it."""
         return tuple(sorted(self._acks))
+
+    def voters(self) -> tuple[str, ...]:
+        """All others who voted for it."""
+        return tuple(sorted(self._votes - {self._me}))
 
     def is_won(self, members: Collection[str]) -> bool:
         """Whether a majority voted for it."""

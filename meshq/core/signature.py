@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import difflib
+import reprlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,6 +28,11 @@ TYPES: dict[str, Callable[[Any], bool]] = {
 }
 
 _SHOWN_CHARS = 60
+_SHOWN_BITS = 200
+_LOOK = reprlib.Repr()
+_LOOK.maxstring = _LOOK.maxother = _LOOK.maxlong = 2 * _SHOWN_CHARS
+_LOOK.maxlist = _LOOK.maxtuple = _LOOK.maxdict = _LOOK.maxset = _LOOK.maxfrozenset = _SHOWN_CHARS // 2
+_LOOK.maxlevel = 2
 
 
 def check(info: TaskInfo, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
@@ -94,6 +100,7 @@ def _by_name(info: TaskInfo, key: str, given: set[str]) -> Param:
     others = _first(info.params, "VAR_KEYWORD")
     if others is not None:
         return others
+    key = key[:_SHOWN_CHARS]  # a name may be as long as a body, and to compare it takes time and memory by its length
     near = difflib.get_close_matches(key, named, 1, 0.5)
     if near:
         hint = f"did you mean {near[0]}?"
@@ -111,18 +118,27 @@ def _check_value(info: TaskInfo, param: Param, label: str, value: Any) -> None:
         allowed = " or ".join(words)
         raise BadArguments(f"{info.name}: {label} must be {allowed}, not {_shown(value)}")
     if param.choices and value is not None and value not in param.choices:
-        near = difflib.get_close_matches(str(value), param.choices, 1, 0.5)
+        text = value[:_SHOWN_CHARS] if isinstance(value, str) else ""
+        near = difflib.get_close_matches(text, param.choices, 1, 0.5)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise BadArguments(f"{info.name}: {label} must be one of {', '.join(param.choices)}, not {value!r:.60}{hint}")
+        raise BadArguments(f"{info.name}: {label} must be one of {', '.join(param.choices)}, not {_text(value)}{hint}")
 
 
 def _shown(value: Any) -> str:
     if value is None:
         return "None"
-    if isinstance(value, int) and value.bit_length() > 200:
+    if isinstance(value, int) and value.bit_length() > _SHOWN_BITS:
         return f"an int of {value.bit_length()} bits"
-    text = repr(value)
-    return f"{type(value).__name__} {text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 1] + '…'}"
+    return f"{type(value).__name__} {_text(value)}"
+
+
+def _text(value: Any) -> str:
+    """The beginning of a value for people, in a time that does not grow with the value."""
+    try:
+        text = _LOOK.repr(value)
+    except ValueError:
+        return "with an int of very many digits"  # which Python refuses to write
+    return text if len(text) <= _SHOWN_CHARS else text[: _SHOWN_CHARS - 1] + "…"
 
 
 def _count(number: int, noun: str) -> str:

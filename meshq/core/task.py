@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from meshq.core.limits import PRIORITY_MAX, TIME_MS_MAX
+from meshq.core.texts import printable
 from meshq.errors import InvariantBroken
 
 
@@ -153,10 +154,7 @@ def entry(move: Move, at_ms: int, worker: str | None, cause: str) -> bytes:
         worker: The worker that it is about.
         cause: Why, in a few words; what is longer than CAUSE_CHARS_MAX is cut off.
     """
-    cause = cause[:CAUSE_CHARS_MAX]
-    if not cause.isprintable():
-        cause = "".join(char if char.isprintable() else " " for char in cause)
-    fields = (move.value, str(at_ms), worker or "", cause)
+    fields = (move.value, str(at_ms), worker or "", printable(cause[:CAUSE_CHARS_MAX]))
     return (ENTRY + FIELD.join(fields)).encode("utf-8", "replace")
 
 

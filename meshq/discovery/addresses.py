@@ -66,12 +66,17 @@ def left_out(host: str = "") -> tuple[LocalAddress, ...]:
     """The addresses of containers and virtual machines, by which nobody else gets here: `usable` leaves them out."""
     chosen = {local.ip for local in usable(host)}
     everything = [_local(adapter, ip) for adapter in ifaddr.get_adapters() for ip in adapter.ips]
-    return tuple(local for local in everything if local.ip not in chosen and _PRIVATE_BRIDGE.match(local.interface))
+    return tuple(local for local in everything if local.ip not in chosen and is_container(local.interface))
 
 
 def is_tunnel(interface: str) -> bool:
     """Whether an interface is one of a virtual private network, by which neighbours are seldom reached."""
     return _TUNNEL.match(interface) is not None
+
+
+def is_container(interface: str) -> bool:
+    """Whether an interface is one of containers or virtual machines, by which nobody else gets here."""
+    return _PRIVATE_BRIDGE.match(interface) is not None
 
 
 def choose(everything: list[LocalAddress], host: str = "") -> tuple[LocalAddress, ...]:
@@ -81,7 +86,7 @@ def choose(everything: list[LocalAddress], host: str = "") -> tuple[LocalAddress
     elif host not in ("", "::"):
         return tuple(local for local in everything if local.ip == host.partition("%")[0])
     outside = [local for local in everything if not local.is_loopback and not _unusable(local.ip)]
-    shared = [local for local in outside if not _PRIVATE_BRIDGE.match(local.interface)]
+    shared = [local for local in outside if not is_container(local.interface)]
     loopback = [local for local in everything if local.ip == "127.0.0.1"]
     return tuple(sorted(shared or outside or loopback, key=_rank))
 

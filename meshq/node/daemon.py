@@ -188,13 +188,13 @@ class Daemon:
         )  # fmt: skip
         ring = self._keyring
         secured = (lambda: ring.contexts(me)) if ring.secured else None
-        links = Links(who, handler, self._on_link, self.clock, self._on_clone, secured)
+        links = Links(who, handler, self._on_link, self.clock, self._on_clone, secured, self._counters.add)
         around = Surroundings(links, ring, self.clock, config, self._announced)
         world = World(
             clock=self.clock, transport=links, database=here.database, promises=here.promises, outbox=here.outbox,
             pool=pool, tasks=infos, announced=self._announced, told=around.told, addresses=around.addresses,
             address_of=links.address_of, pid=os.getpid(),
-            counters=self._counters, version=newest, copied=self._on_copied, reborn=self._on_reborn,
+            counters=self._counters, version=newest, oldest=oldest, copied=self._on_copied, reborn=self._on_reborn,
             recent=self._recent.all, keyring=ring, logs=task_logs,
         )  # fmt: skip
 
@@ -275,6 +275,8 @@ class Daemon:
             # The key itself is shown to a person only, and is in no file but its own.
             key = self._keyring.held.keys[0].text if sys.stderr.isatty() else "KEY (`meshq key show` tells it)"
             journal.tell("key_made", f"made a key for this cluster; on each other machine type: meshq up --key {key}")
+        elif self._keyring.warning:
+            journal.warn("key_given", self._keyring.warning)
 
     # -- the others --------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Why machines do not meet: each cause is looked for by trying, and one is named for each address.
+"""Why machines do not meet: each cause is looked for by trying, and one is named for each machine.
 
 Runs beside a daemon or without one, and changes nothing.
 """
@@ -6,214 +6,185 @@ Runs beside a daemon or without one, and changes nothing.
 from __future__ import annotations
 
 import asyncio
-import socket
-import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
-from functools import partial
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from typing import Final
 
-import aiohttp
-import msgspec
-from yarl import URL
-
-from meshq.config import Config
-from meshq.core.addresses import split_host_port
-from meshq.core.ids import short, uuid7
-from meshq.core.keys import Key
-from meshq.core.messages import PROTOCOL_OLDEST, PROTOCOL_VERSION
 from meshq.core.ports import Clock
-from meshq.core.reports import Health
-from meshq.discovery import mdns
-from meshq.discovery.addresses import is_link_local, is_tunnel, left_out, usable
-from meshq.errors import Malformed
-from meshq.wire import security, values
-from meshq.wire.security import HOLDER
+from meshq.core.reports import NodeView
+from meshq.discovery import mdns, seeds
+from meshq.discovery.addresses import LocalAddress, is_container, is_link_local, is_tunnel, left_out, usable
+from meshq.discovery.seeds import Seed
+from meshq.node.patient import Cause, Finding, Patient
+from meshq.node.visit import Other, Visits, is_own
 
-LISTEN_S = 4.0
-CONNECT_S = 3.0
-# Between two looks at another machine's clock; an answer takes milliseconds, so that the rate is known to a percent.
-CLOCK_S = 2.0
-# Less than the margin of a lease, which is 0.3.
-RATE_MAX = 0.15
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """What one look came to.
-
-    Args:
-        what: What was looked at: a part of this machine, or an address.
-        well: Whether nothing is wrong there.
-        text: What was found, and what to do.
-    """
-
-    what: str
-    well: bool
-    text: str
+# Questions are asked at once, and one and three seconds after; the announcement has taken two of these already.
+LISTEN_S: Final = 2.0
+NAME_S: Final = 5.0
+VISITS_MAX: Final = 16
+INTERFACES_MAX: Final = 8
+INTERFACES: Final = Path("/sys/class/net")
 
 
-@dataclass(slots=True)
-class Patient:
-    """This machine, as far as it matters.
+async def examine(here: Patient, clock: Clock, host: Seed | None) -> AsyncIterator[Finding]:
+    """Looks at this machine, then at another one, or at all that announce themselves, are named here or were met.
 
     Args:
-        config: Its settings.
-        keys: Its keys; none where it has none.
-        node: Its id; empty where no daemon ran yet.
-    """
-
-    config: Config
-    keys: Sequence[Key]
-    node: str
-    found: dict[str, mdns.Found] = field(default_factory=dict)
-
-    def note(self, found: mdns.Found) -> None:
-        """Another node announces itself."""
-        self.found[found.node] = found
-
-
-async def examine(patient: Patient, clock: Clock, host: str | None) -> AsyncIterator[Finding]:
-    """Looks at this machine, and at another one or at all that announce themselves.
-
-    Args:
-        patient: This machine.
         clock: The lease clock.
-        host: Another machine, `HOST` or `HOST:PORT`; None for all that announce themselves.
+        host: Another machine; None for all.
     """
-    yield _interfaces(patient.config.host)
-    if patient.config.mdns:
-        yield await _multicast(patient, clock)
-    own = {local.ip for local in usable(patient.config.host)}
-    if host is not None:
-        yield await _visit(patient, clock, host if ":" in host else f"{host}:{patient.config.port}", own)
-        return
-    for found in patient.found.values():
-        if found.node != patient.node and found.addresses:
-            yield await _visit(patient, clock, found.addresses[0], own)
-    if not any(found.node != patient.node for found in patient.found.values()):
-        yield Finding(
-            what="others", well=False,
-            text="no other machine announces itself: is meshq up there? If it is, see why from here: meshq doctor HOST",
-        )  # fmt: skip
+    yield here.daemon
+    yield _interfaces(here.config.host)
+    heard: dict[str, mdns.Found] = {}
+    deaf = False
+    if here.config.mdns and (own := _by_interface(here.config.host)):
+        multicast = await _multicast(own, here, clock, heard)
+        deaf = not multicast.well
+        yield multicast
+    known = await here.known()
+    resolved = await asyncio.gather(*map(_resolve, [host] if host else seeds.parse_all(here.config.seeds)))
+    for nowhere in resolved:
+        if isinstance(nowhere, Finding):
+            yield nowhere
+    named = [_recognised(each, heard, known) for each in resolved if isinstance(each, Other)]
+    others = named if host else _all(here, heard, known, named)
+    visits, limit = Visits(here, clock, heard, deaf=deaf), asyncio.Semaphore(VISITS_MAX)
+
+    async def visit(other: Other) -> Finding:
+        async with limit:
+            return await visits.pay(other)
+
+    for finding in await asyncio.gather(*map(visit, others)):
+        yield finding
+    if not (others or resolved):
+        text = "no other machine announces itself: is meshq up there? If it is, see why from here: meshq doctor HOST"
+        yield Finding(what="others", text=text, cause=Cause.NOBODY)
+
+
+# -- this machine ----------------------------------------------------------------------------------------
 
 
 def _interfaces(host: str) -> Finding:
-    chosen = usable(host)
-    names = ", ".join(f"{local.interface} {local.ip}" for local in chosen if not is_link_local(local.ip))
-    others = "; ".join(sorted({local.interface for local in left_out(host)}))
-    more = f" (left out, of containers: {others})" if others else ""
-    if not chosen or all(local.is_loopback for local in chosen):
-        text = f"no interface is up{more}: only nodes on this machine can be reached. Connect it to the network"
-        return Finding(what="interfaces", well=False, text=text)
-    if all(is_tunnel(local.interface) for local in chosen if not is_link_local(local.ip)):
-        text = (
-            f"{names or chosen[0].interface} is a private network's: neighbours are not there; see `host` in lan.toml"
-        )
-        return Finding(what="interfaces", well=False, text=text)
-    return Finding(what="interfaces", well=True, text=f"{names or chosen[0].interface}{more}")
+    chosen = _outside(host)
+    down = {local.interface for local in usable(host) if not local.is_loopback} - {each.interface for each in chosen}
+    others = {local.interface for local in left_out(host)}
+    more = f" (left out, of containers: {', '.join(sorted(others))})" if others else ""
+    more += f" (down: {', '.join(sorted(down))})" if down else ""
+    remedy = "take `host` out of the settings" if host else "connect this machine to the network"
+    if not chosen:
+        text = f"no interface is up{more}: connect this machine to the network"
+        if host and not down:
+            text = f"`host` is {host}, by which nobody else gets here: {remedy}"
+        return Finding(what="interfaces", text=text, cause=Cause.NO_NETWORK)
+    names = ", ".join(sorted({_with_address(local, chosen) for local in chosen}))
+    if all(is_container(local.interface) or is_tunnel(local.interface) for local in chosen):
+        kind = "of containers" if is_container(chosen[0].interface) else "of a VPN"
+        text = f"{names} is {kind}, by which no neighbour gets here, and nothing else is chosen: {remedy}"
+        return Finding(what="interfaces", text=text, cause=Cause.INTERFACE)
+    return Finding(what="interfaces", text=f"{names}{more}")
 
 
-async def _multicast(patient: Patient, clock: Clock) -> Finding:
-    """Announces a node of no cluster for a moment, and hears who else does."""
-    troubles: list[str] = []
-    stranger = uuid7(clock.wall_ms(), clock.random_bits(74))
-    announced = asyncio.Event()
-    service = mdns.Mdns(
-        mdns.Announcement(node=stranger, boot=stranger, cluster="doctor", port=patient.config.port or 1),
-        on_found=patient.note,
-        on_unavailable=troubles.append, announced=announced, local=lambda: usable(patient.config.host),
-    )  # fmt: skip
-    async with asyncio.TaskGroup() as tasks:
-        running = tasks.create_task(service.run())
-        await announced.wait()
-        await asyncio.sleep(LISTEN_S)
-        running.cancel()
-    names = ", ".join(sorted({local.interface for local in usable(patient.config.host)}))
-    if troubles:
-        text = f"does not work on {names}: {troubles[0]}. Name a machine: meshq up --seed HOST:PORT"
-        return Finding(what="multicast", well=False, text=text)
-    return Finding(what="multicast", well=True, text=f"works on {names}; {len(patient.found)} nodes announced there")
+def _outside(host: str) -> list[LocalAddress]:
+    """The addresses by which a daemon that listens at `host` looks for others, but for interfaces that are down."""
+    return [local for local in usable(host) if not local.is_loopback and not _is_down(local.interface)]
 
 
-async def _visit(patient: Patient, clock: Clock, address: str, own: set[str]) -> Finding:
-    """What is wrong with the machine at this address, or nothing."""
+def _is_down(interface: str) -> bool:
+    """Whether an interface is switched off or has no cable, where the system tells it; it keeps its addresses."""
     try:
-        host, port = split_host_port(address)
-    except Malformed as error:
-        return Finding(what=address, well=False, text=error.message)
-    if trouble := await _knock(host, port):
-        return Finding(what=address, well=False, text=trouble)
-    contexts: list[ssl.SSLContext | None] = [*map(security.client_context, security.passports(patient.keys, HOLDER))]
-    trouble = ""
-    for context in contexts or [None]:
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=CONNECT_S)) as session:
-            ask = partial(_ask, session, host, port, context)
-            try:
-                return await _judge(patient, clock, address, ask, mine=host in own)
-            except (aiohttp.ClientError, TimeoutError, OSError, Malformed, msgspec.ValidationError) as error:
-                trouble = _why(error, bool(patient.keys))
-    return Finding(what=address, well=False, text=trouble)
+        return (INTERFACES / interface / "operstate").read_text().strip() in ("down", "lowerlayerdown")
+    except OSError:
+        return False
 
 
-async def _knock(host: str, port: int) -> str:
-    """Why nobody opens at this port; empty where somebody does."""
-    try:
-        async with asyncio.timeout(CONNECT_S):
-            _, writer = await asyncio.open_connection(host, port)
-    except TimeoutError:
-        return f"nothing comes back: is the machine up, and does its firewall let in TCP port {port}?"
-    except ConnectionRefusedError:
-        return f"port {port} is closed: is meshq up there, and at this port?"
-    except socket.gaierror:
-        return f"no machine is called {host}; give its address"
-    except OSError as error:
-        return f"can't be reached: {error.strerror or error}"
-    writer.close()
-    return ""
+def _with_address(local: LocalAddress, chosen: Sequence[LocalAddress]) -> str:
+    """An interface, with its address if people write that."""
+    shown = [each.ip for each in chosen if each.interface == local.interface and not is_link_local(each.ip)]
+    return f"{local.interface} {shown[0]}" if shown else local.interface
 
 
-async def _ask(session: aiohttp.ClientSession, host: str, port: int, context: ssl.SSLContext | None) -> Health:
-    url = URL.build(scheme="http" if context is None else "https", host=host, port=port, path="/health")
-    async with session.get(url, ssl=context or True, headers={"Accept": "application/msgpack"}) as answer:
-        return msgspec.convert(values.unpack(await answer.read()), Health)
+def _by_interface(host: str) -> list[tuple[LocalAddress, ...]]:
+    """The addresses of each interface by which neighbours are reached; of each that is chosen where there is none."""
+    chosen = sorted(_outside(host), key=lambda local: local.interface)
+    real = [local for local in chosen if not is_tunnel(local.interface)]
+    return [tuple(group) for _, group in groupby(real or chosen, key=lambda local: local.interface)][:INTERFACES_MAX]
 
 
-async def _judge(
-    patient: Patient, clock: Clock, address: str, ask: Callable[[], Awaitable[Health]], *, mine: bool
+async def _multicast(
+    own: Sequence[tuple[LocalAddress, ...]], here: Patient, clock: Clock, heard: dict[str, mdns.Found]
 ) -> Finding:
-    """What is wrong with a machine that holds this one's key; nothing, mostly."""
-    first, begun_s = await ask(), clock.boot_s()
-    name = f"meshq {first.version} ({short(first.node)})"
+    """Announces itself on each interface for a moment, and hears who else does."""
+    troubles: dict[str, str] = {}
 
-    def finding(text: str, *, well: bool = False) -> Finding:
-        return Finding(what=address, well=well, text=f"{name} {text}")
+    async def listen(local: tuple[LocalAddress, ...]) -> None:
+        name, announced = local[0].interface, asyncio.Event()
+        # A name that is no node's id: no daemon takes it for a node.
+        me = mdns.Announcement(
+            node=f"doctor-{clock.random_bits(64):x}", boot="doctor", cluster="doctor", port=here.config.port or 1
+        )
+        service = mdns.Mdns(
+            me, on_found=lambda found: heard.update({found.node: found}),
+            on_unavailable=lambda reason: troubles.update({name: reason}), announced=announced, local=lambda: local,
+        )  # fmt: skip
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(service.run())
+            await announced.wait()
+            await asyncio.sleep(LISTEN_S)
+            running.cancel()
 
-    if first.node == patient.node:
-        if mine:
-            return finding("is this machine itself", well=True)
-        return finding("has this machine's node id: its data directory was copied; restart it, and it takes a new one")
-    if first.cluster != patient.config.cluster:
-        return finding(f"is of cluster {first.cluster!r}, this one of {patient.config.cluster!r}: see --cluster")
-    oldest, newest = (first.protocol[0], first.protocol[-1]) if first.protocol else (1, 1)
-    if newest < PROTOCOL_OLDEST or oldest > PROTOCOL_VERSION:
-        older = "that machine" if newest < PROTOCOL_OLDEST else "this one"
-        return finding(f"speaks protocol versions {oldest} to {newest}: upgrade meshq on {older}")
-    await asyncio.sleep(CLOCK_S)
-    second, ended_s = await ask(), clock.boot_s()
-    rate = (second.clock_s - first.clock_s) / (ended_s - begun_s)
-    if abs(rate - 1.0) > RATE_MAX:
-        return finding(f"has a clock that runs {rate:.2f} times as fast as this one's: no lease holds between the two")
-    led = "is led" if first.leader is not None else "has no leader at present: see `meshq explain` there"
-    return finding(f"takes this machine's key, and {led}", well=True)
+    async with asyncio.TaskGroup() as tasks:
+        for local in own:
+            tasks.create_task(listen(local))
+    works = [local[0].interface for local in own if local[0].interface not in troubles]
+    if troubles:
+        well = f" (it works on {', '.join(works)})" if works else ""
+        reasons = "; ".join(dict.fromkeys(troubles.values()))
+        text = (
+            f"does not work on {', '.join(sorted(troubles))}{well}: {reasons}. Does a firewall here drop UDP port 5353?"
+        )
+        return Finding(
+            what="multicast", text=f"{text} Else name a machine: meshq up --seed HOST:PORT", cause=Cause.NO_MULTICAST
+        )
+    count = sum(node != here.node for node in heard)
+    others = "1 other node announces itself" if count == 1 else f"{count or 'no'} other nodes announce themselves"
+    text = f"works on {', '.join(works)}; {others} there"
+    return Finding(what="multicast", text=text)
 
 
-def _why(error: BaseException, has_key: bool) -> str:
-    if not has_key:
-        return "it has a key, and this machine has none: meshq up --key KEY, where `meshq key show` there tells the KEY"
-    if isinstance(error, aiohttp.ClientSSLError) and "CERTIFICATE_VERIFY" in str(error):
-        return "it has another key: type `meshq key show` there, and `meshq up --key KEY` here"
-    if isinstance(error, aiohttp.ClientSSLError):
-        return "it has no key (--insecure), or is no meshq: start it without --insecure, and with this machine's key"
-    if security.is_distrust(error):
-        return "it does not accept this machine's key: type `meshq key show` there, and `meshq up --key KEY` here"
-    return f"it is no meshq, or of another version: {error}"
+# -- the others ------------------------------------------------------------------------------------------
+
+
+async def _resolve(named: Seed) -> Other | Finding:
+    try:
+        async with asyncio.timeout(NAME_S):
+            return Other(what=str(named), addresses=await seeds.resolve(named))
+    except OSError:  # a TimeoutError, too
+        text = f"no machine is called {named.host} here; give its IP address"
+        return Finding(what=str(named), text=text, cause=Cause.UNKNOWN_HOST)
+
+
+def _recognised(named: Other, heard: Mapping[str, mdns.Found], known: Iterable[NodeView]) -> Other:
+    """The same, with the node's id if somebody told that it is there. It is called by the address that was named."""
+    for node, found in heard.items():
+        if set(found.addresses) & set(named.addresses):
+            return replace(named, node=node)
+    return next((replace(named, node=each.id) for each in known if each.address in named.addresses), named)
+
+
+def _all(
+    here: Patient, heard: Mapping[str, mdns.Found], known: Iterable[NodeView], named: Sequence[Other]
+) -> list[Other]:
+    """All other machines of which anything is known here, each once."""
+    found: dict[str, Other] = {}
+    for each in heard.values():
+        # A copy of this node's data directory stands under one name with it.
+        addresses = [at for at in each.addresses if each.node != here.node or not is_own(at)]
+        if addresses:
+            found[each.node] = Other(what=addresses[0], addresses=tuple(addresses), node=each.node)
+    for node in known:
+        if node.address and node.id not in found:
+            found[node.id] = Other(what=node.address, addresses=(node.address,), node=node.id)
+    told = {address for other in found.values() for address in other.addresses}
+    return [*found.values(), *(each for each in named if not told & set(each.addresses))]

@@ -72,8 +72,9 @@ class Intake:
         now_ms = self._clock.wall_ms()
 
         def work(conn: Connection, pen: Pen) -> tuple[str, ...]:
-            if access.bearer(request):
+            if owner := access.bearer(request):
                 queue.check_ids(conn, specs)
+                self._check_share(conn, specs, owner)
             if not request.late:
                 self._make_room(conn, specs)
             ids = self._keep(conn, pen, specs, now_ms, late=request.late)
@@ -185,6 +186,8 @@ class Intake:
         specs = queue.retry_specs(conn, request.batch, request.owner, self._new_id, after, RETRY_BYTES)
         problems = _problems(specs, known)
         fit = [spec for spec in specs if spec.id not in problems]
+        if owner := access.bearer(request):
+            self._check_share(conn, fit, owner)
         self._make_room(conn, fit)
         ids = self._keep(conn, pen, fit, self._clock.wall_ms())
         return ids, list(problems.values()), str(specs[-1].retry_of) if specs else ""
@@ -197,11 +200,19 @@ class Intake:
         count, most = len(specs), self._config.queue_tasks_max
         if self._open_at_most + count > most:
             self._open_at_most = queue.open_count(conn)
-            # One that is here already takes no room: its client repeats it, since the answer was lost.
-            count -= len(queue.present(conn, [spec.id for spec in specs]))
+            count = _new(conn, specs)
         if self._open_at_most + count > most:
             raise QueueFull(f"the queue holds {self._open_at_most} of at most {most} tasks; try again later")
         self._open_at_most += count
+
+    def _check_share(self, conn: Connection, specs: Sequence[TaskSpec], owner: str) -> None:
+        most = self._config.credential_tasks_max
+        there = queue.open_count_of(conn, owner, most)
+        if there + len(specs) > most and there + _new(conn, specs) > most:
+            raise QueueFull(
+                f"the credential {owner} has {there} of at most {most} unfinished tasks (credential_tasks_max); try "
+                "again with fewer, or when some are finished"
+            )
 
     def _fail(self, conn: Connection, pen: Pen, problems: dict[str, MeshqError], now_ms: int) -> None:
         for task_id, problem in problems.items():
@@ -227,6 +238,11 @@ class Intake:
             if left_s <= 0:
                 raise Undecided(f"no worker has told yet whether it knows {name}; try again in a few seconds")
             await self._dispatcher.census.after(count, left_s)
+
+
+def _new(conn: Connection, specs: Sequence[TaskSpec]) -> int:
+    """How many of these are not here: one that is takes no room; its client repeats it, since the answer was lost."""
+    return len(specs) - len(queue.present(conn, [spec.id for spec in specs]))
 
 
 def _filled(spec: TaskSpec, info: TaskInfo | None) -> TaskSpec:

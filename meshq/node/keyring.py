@@ -7,6 +7,7 @@ for a change to reach everybody who is up, or comes back in time, whoever leads.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,10 +16,13 @@ from meshq.core import ids, keys
 from meshq.core.keys import Key
 from meshq.errors import BadKey, ConfigError, Conflict
 from meshq.node import journal
-from meshq.store import keyfile
-from meshq.store.keyfile import Held
+from meshq.store import files, keyfile
+from meshq.store.keyfile import DROPPED_MAX, Held
 from meshq.wire import security
 from meshq.wire.security import Contexts
+
+# Of a key; others' words are written into this node's file.
+_NAME = re.compile("[0-9a-z]{8}")
 
 
 class Keyring:
@@ -28,11 +32,13 @@ class Keyring:
         data_dir: Where they are kept.
         held: What is there.
         made: Whether the key was made just now.
+        warning: What a person should know about the key that was given; empty if nothing.
     """
 
-    def __init__(self, data_dir: Path, held: Held, *, made: bool = False) -> None:
+    def __init__(self, data_dir: Path, held: Held, *, made: bool = False, warning: str = "") -> None:
         self.held = held
         self.made = made
+        self.warning = warning
         self.on_drop: Callable[[], None] = lambda: None  # whoever proved the old key has to prove the new one
         self._data_dir = data_dir
         self._contexts: tuple[str, tuple[Key, ...], Contexts] | None = None
@@ -89,7 +95,7 @@ class Keyring:
         if not self.offered:
             raise Conflict("the key is not being changed; begin with: meshq key rotate")
         old, *rest = self.held.keys
-        self._keep(Held(tuple(rest), (*self.held.dropped, old.name)))
+        self._keep(Held(tuple(rest), (*self.held.dropped, old.name)[-DROPPED_MAX:]))
         journal.tell("key_changed", f"the old key {old.name} is dropped; only the new one is accepted now")
         self.on_drop()
 
@@ -103,6 +109,17 @@ class Keyring:
             self._accept(offered)
         if self.offered and self.held.keys[0].name in dropped:
             self.finish()
+        if self.secured:
+            self._remember(dropped)
+
+    def _remember(self, dropped: tuple[str, ...]) -> None:
+        """Keeps the names of keys that were dropped while this node slept: its unit may still give one of them."""
+        known = (*self.held.dropped, *self.names())
+        new = [name for name in dict.fromkeys(dropped[-DROPPED_MAX:]) if name not in known and _NAME.fullmatch(name)]
+        # What this node saw itself comes last and stays; with a list that is full nothing changes.
+        merged = (*new, *self.held.dropped)[-DROPPED_MAX:]
+        if merged != self.held.dropped:
+            self._keep(Held(self.held.keys, merged))
 
     def _accept(self, offered: str) -> None:
         try:
@@ -131,7 +148,7 @@ def take(config: Config, data_dir: Path, random_bits: Callable[[int], int]) -> K
         random_bits: That many random bits, out of a source that nobody can guess.
 
     Raises:
-        BadKey: What was given is no key.
+        BadKey: What was given is no key; with where that was.
         ConfigError: There is to be no key, and there is one.
         StoreError: The file can't be read or written; with the path.
     """
@@ -142,16 +159,57 @@ def take(config: Config, data_dir: Path, random_bits: Callable[[int], int]) -> K
             raise ConfigError(f"--insecure means that there is no key, but {where}: leave one of the two away")
         return Keyring(data_dir, held)
     if config.key:
-        given = keys.parse(config.key)
-        if given not in held.keys and given.name not in held.dropped:
-            held = Held((given,))
-            keyfile.write(data_dir, held)
-        return Keyring(data_dir, held)
+        return _given(config, held, data_dir)
     if held.keys:
         return Keyring(data_dir, held)
     held = Held((make(random_bits),))
     keyfile.write(data_dir, held)
     return Keyring(data_dir, held, made=True)
+
+
+def _given(config: Config, held: Held, data_dir: Path) -> Keyring:
+    """The keys of a daemon that was given one; what a person may not expect stands in the warning."""
+    path = data_dir / keyfile.KEY_FILE
+    source = config.key_from or "the configuration"
+    given = _parsed(config.key, source)
+    if given in held.keys:
+        return Keyring(data_dir, held)
+    if given.name in held.dropped:
+        # Out of a unit or an environment that somebody forgot: with it this machine would shut itself out.
+        text = (
+            f"{source} gives {given.name}, which was dropped when the cluster's key was changed: this machine goes on "
+            f"with {held.keys[0].name}, the key in {path}. Take the old one out of {source}; if it is wanted all the "
+            f"same, first delete the line `{keyfile.dropped_line(given.name)}` in {path}"
+        )
+        return Keyring(data_dir, held, warning=text)
+    text = _told_replaced(source, given, held, data_dir) if held.keys else ""
+    held = Held((given,), held.dropped)
+    keyfile.write(data_dir, held)
+    return Keyring(data_dir, held, warning=text)
+
+
+def _parsed(text: str, source: str) -> Key:
+    if text.lstrip().startswith(security.CREDENTIAL_PREFIX):
+        raise BadKey(f"{source}: this is a credential, with which one submits tasks; a daemon needs the cluster's key")
+    try:
+        return keys.parse(text)
+    except BadKey as error:
+        raise BadKey(f"{source}: {error.message}") from error
+
+
+def _told_replaced(source: str, given: Key, held: Held, data_dir: Path) -> str:
+    """Sets aside the keys that were in use, and says what it means that another one is."""
+    path, former = data_dir / keyfile.KEY_FILE, held.keys[0].name
+    aside = keyfile.set_aside(data_dir, held)
+    text = f"{source} gives {given.name}, and it takes the place of {former}, which is kept in {aside}"
+    if not files.is_there(data_dir / files.QUEUE_FILE):
+        return text
+    # It can't be told from here whether the key of this machine's cluster was changed, or the machine is to move.
+    return (
+        f"{text}. The queue here stays: that is right if the key of this machine's cluster was changed. To move it to "
+        f"another cluster instead, stop it, type `mv {aside} {path}`, start it without {source}, and type "
+        "`meshq leave` before it is given that key"
+    )
 
 
 def make(random_bits: Callable[[int], int]) -> Key:

@@ -7,6 +7,8 @@ import logging
 import sys
 import time
 
+from meshq.core.texts import printable
+
 
 class TextFormat(logging.Formatter):
     """`12:03:04 found alpha (c0ffee42)`; warnings say so in a word."""
@@ -15,7 +17,8 @@ class TextFormat(logging.Formatter):
         """The line; a traceback follows on its own lines."""
         stamp = time.strftime("%H:%M:%S", time.localtime(record.created))
         level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        line = f"{stamp} {level}{record.getMessage()}"
+        # Other machines' words stand in some: they make no line and no colour of their own.
+        line = f"{stamp} {level}{printable(record.getMessage())}"
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 

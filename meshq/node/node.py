@@ -12,7 +12,7 @@ from meshq.config import Config
 from meshq.core.events import Timing
 from meshq.core.ids import short
 from meshq.core.lease import Lease
-from meshq.core.messages import PROTOCOL_OLDEST, Call, Done, Handover, Hello, Leave, Pull, Renew, Vote
+from meshq.core.messages import Call, Done, Handover, Hello, Leave, Pull, Renew, Vote
 from meshq.core.quorum import majority
 from meshq.core.reports import Health, NodeView
 from meshq.core.requests import Get, Got, Heartbeat, HeartbeatAnswer, ResultsTaken, SubmitResult
@@ -164,8 +164,9 @@ class Node:
     async def run(self) -> None:
         """Works until it is cancelled; `stop` comes before that, for an end in order."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self.elector.run())
+            # The elector's first turn may decide something already, where this process was paused as it started.
             tasks.create_task(self.leadership.run())
+            tasks.create_task(self.elector.run())
             tasks.create_task(self._follower.run())
             tasks.create_task(self.peers.run())
             tasks.create_task(self._founding.run())
@@ -340,6 +341,6 @@ class Node:
         role = "leader" if leader == self.me else copies
         return Health(
             ok=leader is not None, node=self.me, role=role, leader=leader, version=__version__, pid=self._world.pid,
-            cluster=self.config.cluster, protocol=(PROTOCOL_OLDEST, self._world.version),
+            cluster=self.config.cluster, protocol=(self._world.oldest, self._world.version),
             clock_s=self._world.clock.boot_s(),
         )  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from meshq.core.infos import TaskInfo
-from meshq.core.messages import PROTOCOL_VERSION
+from meshq.core.messages import PROTOCOL_OLDEST, PROTOCOL_VERSION
 from meshq.core.ports import Clock, Pool, TaskLogs, Transport
 from meshq.core.reports import Event
 from meshq.node.counters import Counters
@@ -39,7 +39,7 @@ class World:
         address_of: Where another node was last reached; None if this node never reached it.
         pid: This process.
         counters: Where everything is counted that was refused, dropped or went wrong.
-        version: The newest protocol version that this node speaks.
+        version, oldest: The newest and the oldest protocol version that this node speaks.
         copied: Told that the database is a copy of another node's, and why: this life is over, and so is its id.
         reborn: Told that this life is over and another one of the same node has to begin, and why.
         recent: What this node told people lately.
@@ -61,6 +61,7 @@ class World:
     pid: int
     counters: Counters = field(default_factory=Counters)
     version: int = PROTOCOL_VERSION
+    oldest: int = PROTOCOL_OLDEST
     copied: Callable[[str], None] = _ignore
     reborn: Callable[[str], None] = _ignore
     recent: Callable[[], tuple[Event, ...]] = tuple

@@ -16,7 +16,7 @@ import msgspec
 from meshq.core.reports import Clash
 from meshq.core.task import COLUMNS
 from meshq.store.database import Connection
-from meshq.store.rows import as_json, pack
+from meshq.store.rows import UNREADABLE, as_json, pack
 from meshq.store.values import body_of
 
 
@@ -120,7 +120,7 @@ def told(conn: Connection, rows: Sequence[tuple[Any, ...]]) -> list[Lost]:
 def _read(body: bytes) -> Run | None:
     try:
         return _decoder.decode(body)
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return None
 
 

@@ -13,7 +13,7 @@ from meshq.core.reports import CredentialView
 from meshq.errors import Conflict, NotFound
 from meshq.store.database import Connection
 from meshq.store.feed import Pen, write_payload
-from meshq.store.rows import pack
+from meshq.store.rows import UNREADABLE, pack
 
 _PREFIX = "credential/"
 _REVOKED = "/revoked"
@@ -88,5 +88,5 @@ def _at_ms(body: bytes | None) -> int:
     """When a row was written; 0 where it can't be read, for it is what it is called that counts."""
     try:
         return 0 if body is None else _decoder.decode(body).at_ms
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return 0

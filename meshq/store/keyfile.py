@@ -16,6 +16,7 @@ KEY_FILE: Final = "key"
 DROPPED_MAX: Final = 8
 _DROPPED: Final = "dropped "
 _BYTES_MAX: Final = 4096
+_ANEW: Final = "remove this file, and give the key anew with: meshq up --key KEY"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +54,9 @@ def read(data_dir: Path) -> Held:
     try:
         held = tuple(keys.parse(line) for line in lines if not line.startswith(_DROPPED))
     except BadKey as error:
-        raise StoreError(f"{path}: {error.message}; give the key anew with: meshq up --key KEY") from error
+        raise StoreError(f"{path}: {error.message}; {_ANEW}") from error
     if not held:
-        raise StoreError(f"{path}: holds no key; give it anew with: meshq up --key KEY")
+        raise StoreError(f"{path}: holds no key; {_ANEW}")
     return Held(held, tuple(dropped))
 
 
@@ -65,5 +66,29 @@ def write(data_dir: Path, held: Held) -> None:
     Raises:
         DiskFull, DiskFailed: It can't be written; with the path.
     """
-    lines = [*(key.text for key in held.keys), *(_DROPPED + name for name in held.dropped[-DROPPED_MAX:])]
-    files.write_private(data_dir / KEY_FILE, "".join(f"{line}\n" for line in lines))
+    files.write_private(data_dir / KEY_FILE, _text(held))
+
+
+def set_aside(data_dir: Path, held: Held) -> Path:
+    """Keeps a copy of keys that others take the place of, and tells where.
+
+    Args:
+        data_dir: Where they are in use.
+        held: At least one key.
+
+    Raises:
+        DiskFull, DiskFailed: It can't be written; with the path.
+    """
+    path = data_dir / f"{KEY_FILE}.{held.keys[0].name}"
+    files.write_private(path, _text(held))
+    return path
+
+
+def _text(held: Held) -> str:
+    lines = [*(key.text for key in held.keys), *(dropped_line(name) for name in held.dropped[-DROPPED_MAX:])]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def dropped_line(name: str) -> str:
+    """The line that says that the key of this name is valid no more."""
+    return _DROPPED + name

@@ -16,7 +16,7 @@ from meshq.core.requests import Outcome, TaskSpec
 from meshq.core.task import State
 from meshq.errors import QueueFull
 from meshq.store.database import BaseDatabase, Connection
-from meshq.store.rows import as_json, pack
+from meshq.store.rows import UNREADABLE, as_json, pack
 
 logger = logging.getLogger(__name__)
 
@@ -186,7 +186,7 @@ def _decode(kind: str, body: object) -> tuple[Any, str | None]:
         return None, f"no {_RESULT} or {_SUBMIT}"
     try:
         return decoder.decode(body), None
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         return None, str(error)
 
 

@@ -18,7 +18,7 @@ from meshq.store import stories, values
 from meshq.store.database import Connection
 from meshq.store.feed import Pen, read_seq, write_payload, write_tasks
 from meshq.store.reads import get_many
-from meshq.store.rows import pack
+from meshq.store.rows import UNREADABLE, pack
 
 OUTCOME_KINDS = frozenset({"done", "failed", "crashed", "released", "kept"})
 CHILD_DIED = "child died"  # how the causes of crashes begin
@@ -230,7 +230,7 @@ def _fields_of(error: bytes | None) -> dict[str, Any]:
     """What an error says of itself; nothing where it can't be read, for it is a worker's own words."""
     try:
         fields = None if error is None else msgspec.msgpack.decode(error)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         fields = None
     return fields if isinstance(fields, dict) else {}
 

@@ -6,7 +6,9 @@ from meshq.core.events import Promise
 from meshq.errors import InvariantBroken
 from meshq.store.database import BaseDatabase, Connection
 from meshq.store.files import PROMISE_FILE
-from meshq.store.rows import check_epoch
+from meshq.store.rows import check_epoch, check_kinds
+
+_KINDS: dict[str, type] = {"epoch": int, "holder": str, "lease_s": float}
 
 
 class PromiseStore:
@@ -23,14 +25,18 @@ class PromiseStore:
         """What was promised last; of epoch 0 before the first promise.
 
         Raises:
-            CorruptDatabase: It is of an epoch that is none: no other node would take a word of this one.
+            CorruptDatabase: It can't be read, or is of an epoch that is none: no other node would take a word of this
+                one.
         """
 
         def work(conn: Connection) -> Promise:
             row = conn.execute("SELECT epoch, holder, lease_s FROM promise").fetchone()
-            promise = Promise(*row) if row else Promise()
-            check_epoch(promise.epoch, f"{PROMISE_FILE}: is damaged: the promise")
-            return promise
+            if row is None:
+                return Promise()
+            columns, what = dict(zip(_KINDS, row, strict=True)), f"{PROMISE_FILE}: is damaged: the promise"
+            check_kinds(columns, _KINDS, what)
+            check_epoch(columns["epoch"], what)
+            return Promise(**columns)
 
         return await self._database.read(work)
 

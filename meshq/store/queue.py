@@ -28,6 +28,7 @@ from meshq.store.reads import (
     held,
     next_due_ms,
     open_count,
+    open_count_of,
     page,
     payload_of,
     reports,
@@ -40,9 +41,9 @@ from meshq.store.rows import as_json, pack
 
 __all__ = [
     "Budget", "FinishDone", "Given", "adopt", "cancel", "cancel_batch", "check_ids", "claim", "clashes", "count_losses",
-    "counts", "find", "finish", "get", "get_many", "held", "next_due_ms", "open_count", "page", "payload_of", "present",
-    "release", "reports", "retry_spec", "retry_specs", "retryable", "running", "running_ids", "running_workers",
-    "submit", "views",
+    "counts", "find", "finish", "get", "get_many", "held", "next_due_ms", "open_count", "open_count_of", "page",
+    "payload_of", "present", "release", "reports", "retry_spec", "retry_specs", "retryable", "running", "running_ids",
+    "running_workers", "submit", "views",
 ]  # fmt: skip
 
 

@@ -19,7 +19,7 @@ from meshq.store.rows import as_json
 
 __all__ = [
     "SHOWN_STATES", "TASK_COLUMNS", "clashes", "counts", "find", "get", "get_many", "held", "next_due_ms", "open_count",
-    "page", "payload_of", "reports", "running", "running_ids", "running_workers", "task_of", "views",
+    "open_count_of", "page", "payload_of", "reports", "running", "running_ids", "running_workers", "task_of", "views",
 ]  # fmt: skip
 
 SHOWN_STATES = (State.PENDING, State.RUNNING, State.DONE, State.FAILED, State.CANCELLED)
@@ -204,6 +204,13 @@ def counts(conn: Connection) -> dict[str, int]:
 def open_count(conn: Connection) -> int:
     """How many tasks are not finished."""
     (count,) = conn.execute("SELECT count(*) FROM tasks WHERE state IN ('pending', 'running')").fetchone()
+    return int(count)
+
+
+def open_count_of(conn: Connection, owner: str, most: int) -> int:
+    """How many tasks of this credential are not finished; counted up to `most`."""
+    own = "SELECT 1 FROM tasks INDEXED BY tasks_owner_open WHERE owner = ? AND owner <> '' AND rank = 0 LIMIT ?"
+    (count,) = conn.execute(f"SELECT count(*) FROM ({own})", (owner, most)).fetchone()
     return int(count)
 
 

@@ -106,10 +106,17 @@ class Unpacked:
     epoch: int = 0
 
 
+# But for the lists, which are unpacked, and judged by that.
+_ROSTER_KINDS: dict[str, type] = {
+    "genesis": str, "recovery": int, "epoch": int, "version": int, "writer": str, "seq": int, "into_genesis": str,
+}  # fmt: skip
 _NAMES = {kind.__struct_config__.tag: kind.__struct_fields__ for kind in (TaskRow, PayloadRow, RosterRow)}
 _members_decoder = msgspec.msgpack.Decoder(tuple[_Id, ...])
 _rows_decoder = msgspec.msgpack.Decoder(list[TaskRow | PayloadRow | RosterRow])
 pack = msgspec.msgpack.Encoder().encode
+# What msgspec raises over bytes that it can't read: of bad UTF-8 in names Python's own error, too.
+REASON_CHARS_MAX = 400
+UNREADABLE = (msgspec.MsgspecError, UnicodeError, RecursionError)
 
 
 def pack_members(members: tuple[str, ...]) -> bytes:
@@ -128,13 +135,21 @@ def check_epoch(epoch: int, what: str) -> None:
         raise CorruptDatabase(f"{what} is of epoch {epoch}, not from 0 to {limits.EPOCH_MAX - 1}")
 
 
+def check_kinds(columns: Mapping[str, Any], kinds: Mapping[str, type], what: str) -> None:
+    """Raises CorruptDatabase for a column of a damaged row: SQLite itself takes a value of any kind in any column."""
+    for name, kind in kinds.items():
+        if type(columns[name]) is not kind:
+            raise CorruptDatabase(f"{what} has a {name} that is no {kind.__name__}: {columns[name]!r:.80}")
+
+
 def roster_of(columns: Mapping[str, Any]) -> Roster:
     """The roster that stands in a database, by its columns; raises CorruptDatabase where that can't be."""
     where = f"{QUEUE_FILE}: is damaged: the roster"
+    check_kinds(columns, _ROSTER_KINDS, where)
     check_epoch(columns["epoch"], where)
     try:
         lists = {name: unpack_members(columns[name]) for name in ("members", "absorbed")}
-    except msgspec.MsgspecError as error:
+    except UNREADABLE as error:
         raise CorruptDatabase(f"{where} can't be read: {error}") from error
     rest = {name: value for name, value in columns.items() if name != "into_genesis"}
     return Roster(**rest | lists, into=columns["into_genesis"])
@@ -165,8 +180,9 @@ def unpack_frame(rows: Rows) -> Unpacked:
                 unpack_members(row.members)
                 unpack_members(row.absorbed)
                 unpacked.roster.append(msgspec.structs.astuple(row))
-    except msgspec.MsgspecError as error:
-        raise Malformed(_explained(error, rows.rows)) from error
+    except UNREADABLE as error:
+        # It repeats what was sent, which may be long.
+        raise Malformed(_explained(error, rows.rows)[:REASON_CHARS_MAX]) from error
     for vector in (rows.vector, rows.committed, rows.dropped):
         _check_vector(vector.items())
     return unpacked
@@ -179,13 +195,13 @@ def _ordered(row: TaskRow) -> TaskRow:
     return msgspec.structs.replace(row, order_ms=plain_order_ms(row.submitted_ms, row.priority))
 
 
-def _explained(error: msgspec.MsgspecError, frame: bytes) -> str:
+def _explained(error: Exception, frame: bytes) -> str:
     """msgspec's error, with row and column by name where it tells their places."""
     text, _, path = str(error).partition(" - at `$")
     place = re.match(r"\[(\d+)\]\[([1-9]\d*)\]", path)
     try:
         row = msgspec.msgpack.decode(frame)[int(place[1])] if place else None
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         row = None  # what comes after it is no better
     if place is None or row is None:
         return f"rows: {error}"

@@ -57,6 +57,7 @@ CREATE INDEX tasks_batch ON tasks (batch, id) WHERE batch IS NOT NULL;
 CREATE INDEX tasks_retry ON tasks (retry_of) WHERE retry_of IS NOT NULL;
 CREATE INDEX tasks_key ON tasks (key, id) WHERE key IS NOT NULL;
 CREATE INDEX tasks_owner ON tasks (owner, id) WHERE owner <> '';
+CREATE INDEX tasks_owner_open ON tasks (owner) WHERE owner <> '' AND rank = 0;
 
 -- Large arguments and results: rows of their own, so that a task's moves do not send them again. Those of a task
 -- are named TASK/args, TASK/result/..., TASK/checkpoint for what its run kept last, and TASK/clash/... for an outcome

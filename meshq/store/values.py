@@ -13,7 +13,7 @@ import msgspec
 from meshq.core.reports import MergeReport
 from meshq.core.task import State
 from meshq.store.database import Connection
-from meshq.store.rows import as_json
+from meshq.store.rows import UNREADABLE, as_json
 
 REPORTS_MAX = 50
 REPORT_PREFIX = "merge/"
@@ -63,7 +63,7 @@ def reports(conn: Connection) -> list[tuple[str, MergeReport]]:
     for ref, body in conn.execute("SELECT ref, body FROM payloads WHERE ref > 'merge/' AND ref < 'merge0'"):
         try:
             found.append((ref, _report_decoder.decode(body)))
-        except msgspec.MsgspecError:
+        except UNREADABLE:
             continue
     return sorted(found, key=lambda entry: (entry[1].at_ms, entry[0]), reverse=True)
 

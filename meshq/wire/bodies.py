@@ -56,13 +56,20 @@ class Bodies:
         self._share = Share(max(limits.BODIES_BYTES_MAX, each), each)
         self.aside = Aside()
 
-    async def read(self, request: web.Request, caller: str, form: Callable[[dict[str, Any]], F]) -> F:
+    async def read(
+        self,
+        request: web.Request,
+        caller: str,
+        form: Callable[[dict[str, Any]], F],
+        means_bytes: Callable[[dict[str, Any]], int] = len,
+    ) -> F:
         """What a request's body means.
 
         Args:
             request: Its body was not read yet.
             caller: Whose share it takes until it is understood.
             form: Makes a request of the map in the body; may run in a thread.
+            means_bytes: How large what a map means is, where that is more than its body.
 
         Raises:
             TooLarge: The body has more than `bytes_max` bytes.
@@ -73,7 +80,8 @@ class Bodies:
         data = bytearray()
         try:
             await self._fill(data, request, caller)
-            return await self.aside.run(lambda: form(_as_map(_value(bytes(data), request.content_type))), len(data))
+            body = await self.aside.run(lambda: read_map(bytes(data), request.content_type), len(data))
+            return await self.aside.run(lambda: form(body), max(len(data), means_bytes(body)))
         finally:
             self._share.give(caller, len(data))
 
@@ -99,6 +107,22 @@ class Bodies:
         )
 
 
+def read_map(data: bytes, kind: str) -> dict[str, Any]:
+    """The map that a body holds.
+
+    Args:
+        data: The body.
+        kind: Its Content-Type, without parameters.
+
+    Raises:
+        Malformed: It is neither msgpack nor JSON, or no map from names.
+    """
+    body = _value(data, kind)
+    if isinstance(body, dict) and all(type(key) is str for key in body):
+        return body
+    raise Malformed("the body must be a map from names to values")
+
+
 def _value(data: bytes, kind: str) -> Any:
     """The value that a body holds.
 
@@ -112,12 +136,6 @@ def _value(data: bytes, kind: str) -> Any:
         return values.unpack(data, depth_max=_DEPTH_MAX, parts_max=limits.PARTS_MAX)
     except Malformed as error:
         raise Malformed(f"the body is no msgpack, and its Content-Type does not say {JSON}: {error}") from error
-
-
-def _as_map(body: Any) -> dict[str, Any]:
-    if isinstance(body, dict) and all(type(key) is str for key in body):
-        return body
-    raise Malformed("the body must be a map from names to values")
 
 
 def wants_msgpack(request: web.Request) -> bool:

@@ -27,8 +27,12 @@ MESSAGES: Final[Mapping[str, type]] = {cls.__name__: cls for cls in PEER_MESSAGE
 REQUESTS: Final[Mapping[str, type]] = {cls.__name__: cls for cls in ANSWER_TO}
 ANSWERS: Final[Mapping[str, type]] = {cls.__name__: cls for cls in ANSWER_TO.values()}
 
+# What msgspec raises over what it can't read: of bad UTF-8 and lone surrogates in names Python's own error, too.
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeError, RecursionError)
 # SQLite's integers; msgpack's go further.
 _INT_MAX: Final = (1 << 63) - 1
+_SHOWN_BITS_MAX: Final = 200
+_REASON_CHARS_MAX: Final = 400
 # From and to, both included, by the name of a field, in whatever message it stands. Others: an integer is 0 or
 # more, a float 0 or more and finite.
 RANGES: Final[Mapping[str, tuple[float, float]]] = {
@@ -152,7 +156,7 @@ def decode(data: bytes, allowed: Mapping[str, type] = MESSAGES) -> Any:
     """
     try:
         name, fields = _envelope().decode(data)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except UNREADABLE as error:
         raise Malformed(f"this is no message: {error}") from error
     return decode_body(name, bytes(fields), allowed)
 
@@ -178,7 +182,7 @@ def decode_body(name: str, data: bytes, allowed: Mapping[str, type]) -> Any:
         raise Malformed(f"{name[:50]!r} is no message that this version of meshq knows")
     try:
         message = _decoder(cls).decode(data)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except UNREADABLE as error:
         raise Malformed(f"{name}: {explained(error)}") from error
     check(message)
     return message
@@ -192,7 +196,7 @@ def convert(fields: Any, cls: type[T]) -> T:
     """
     try:
         message = msgspec.convert(fields, cls)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except UNREADABLE as error:
         raise Malformed(explained(error)) from error
     check(message)
     return message
@@ -217,7 +221,8 @@ def explained(error: Exception) -> str:
     text, _, path = str(error).partition(" - at `$")
     field = re.sub(r"^\.", "", path.rstrip("`"))
     text = text[:1].lower() + text[1:]
-    return f"{field}: {text}" if field else text
+    # It repeats what was sent: the name of a field that is not known may be as long as a body.
+    return (f"{field}: {text}" if field else text)[:_REASON_CHARS_MAX]
 
 
 def out_of_range(name: str, value: float) -> str | None:
@@ -227,9 +232,15 @@ def out_of_range(name: str, value: float) -> str | None:
     if low <= value <= high and value != math.inf:
         return None
     if isinstance(value, int):
-        return f"must be from {low} to {high}, not {value}"
+        return f"must be from {low} to {high}, not {_shown(value)}"
     span = f"from {low:g} to {high:.15g}" if high < math.inf else f"finite and at least {low:g}"
     return f"must be {span}, not {value:.20g}"
+
+
+def _shown(value: int) -> str:
+    """An integer for people; Python refuses to write the digits of very long ones, and nobody would read them."""
+    bits = value.bit_length()
+    return str(value) if bits <= _SHOWN_BITS_MAX else f"an integer of {bits} bits"
 
 
 def _faults(message: Any, prefix: str) -> Iterator[tuple[str, str]]:
@@ -265,7 +276,7 @@ def _map_faults(values: dict[str, Any], path: str) -> Iterator[tuple[str, str]]:
     yield from _word_faults(values, path)
     for key, value in values.items():
         if type(value) is int and not 0 <= value <= _INT_MAX:
-            yield f"{path}[{key[:40]!r}]", f"must be from 0 to {_INT_MAX}, not {value}"
+            yield f"{path}[{key[:40]!r}]", f"must be from 0 to {_INT_MAX}, not {_shown(value)}"
         elif type(value) is str:
             yield from _word_faults((value,), f"{path}[{key[:40]!r}]")
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from enum import IntEnum
@@ -28,10 +27,10 @@ from meshq.errors import Malformed, MeshqError, TooLarge, Unreachable, from_wire
 from meshq.wire import codec
 from meshq.wire.handshake import Greeting
 
-log = logging.getLogger(__name__)
-
 WebSocket = aiohttp.ClientWebSocketResponse | web.WebSocketResponse
 Spawn = Callable[[Coroutine[Any, Any, None]], "asyncio.Task[None] | None"]
+# Writes a line into the log, if there were not too many: the name of what happened, a text, and what went wrong here.
+Tell = Callable[[str, str, Exception | None], None]
 
 WINDOW_PARTS: Final = 4
 
@@ -73,6 +72,7 @@ class Connection:
         handler: What answers its requests.
         spawn: Starts a background task, which outlives the connection; None where all is being closed.
         count: Counts a refusal or a drop by its name.
+        tell: Tells people of what the other side did, which may do it again and again.
     """
 
     def __init__(
@@ -84,6 +84,7 @@ class Connection:
         handler: Handler,
         spawn: Spawn,
         count: Callable[[str], None],
+        tell: Tell,
     ) -> None:
         self.peer = peer
         self.version = version
@@ -93,6 +94,7 @@ class Connection:
         self._handler = handler
         self._spawn = spawn
         self._count = count
+        self._tell = tell
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Future[bytes | None]] = {}
         self._streams: dict[int, asyncio.Queue[tuple[Kind, bytes] | None]] = {}
@@ -186,7 +188,7 @@ class Connection:
                 self._on_frame(frame.data)
         except Malformed as error:
             self._count("frame_malformed")
-            log.warning("the link to %s is closed: %s", self._who, error)
+            self._tell("frame_malformed", f"the link to {self._who} is closed: {error}", None)
         except (ConnectionError, aiohttp.ClientError):
             # The other side is gone, and what was found of it is a ping that can't be answered any more.
             self._count("link_broken")
@@ -324,8 +326,8 @@ class Connection:
             return _refused(error)
         except MeshqError as error:
             return _refused(error)
-        except Exception:
-            return self._failed()
+        except Exception as error:
+            return self._failed(error)
 
     async def _serve_stream(self, number: int, content: bytes, credit: asyncio.Semaphore) -> None:
         answer: Any = Done()
@@ -342,14 +344,14 @@ class Connection:
             answer = _refused(error)
         except MeshqError as error:
             answer = _refused(error)
-        except Exception:
-            answer = self._failed()
+        except Exception as error:
+            answer = self._failed(error)
         await self._end(number, answer)
 
-    def _failed(self) -> Refused:
+    def _failed(self, error: Exception) -> Refused:
         # The edge of a request: whatever a handler raises must reach the asker and the log, and end nothing else.
         self._count("request_failed")
-        log.exception("a request of %s failed", self._who)
+        self._tell("request_failed", f"a request of {self._who} failed", error)
         return _refused(MeshqError())
 
     async def _end(self, number: int, answer: Any) -> None:

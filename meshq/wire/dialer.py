@@ -168,7 +168,10 @@ class Dialer:
             node = await self._board.greet_out(socket, address, kind)
             if node is None:
                 continue
+            self._worked.pop(node, None)
             self._worked[node] = address
+            if len(self._worked) > limits.PEERS_MAX:
+                del self._worked[next(iter(self._worked))]  # the one that answered longest ago
             if target.node is None:
                 target.found = node
             if node == target.expected:

@@ -1,25 +1,39 @@
 """Who gets in at a listening socket: whoever proves the key in time, however many others stand before the door.
 
 A stranger is answered with what TLS itself says, and with nothing else: no request of it is ever looked at.
+
+A call is first held as an open file and no more, until its caller has said a word: a connection of TLS takes a quarter
+of a MiB and much time, and whoever says nothing gets neither. Then it waits for its turn, one address after the other,
+since a proof costs far more than a call, and strangers who begin one after the other must leave time for all else.
+An address that calls too often is hung up on at once, which costs least of all.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import socket
 import ssl
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from meshq.core.limits import HANDSHAKE_S, WAITING_MAX
+from meshq.core.limits import (
+    CALLS_AT_ONCE,
+    CALLS_PER_S,
+    HANDSHAKE_S,
+    PROOFS_AT_ONCE,
+    PROOFS_MAX,
+    PROOFS_PER_S,
+    WAITING_MAX,
+)
 from meshq.wire import security
 from meshq.wire.lines import Lines
 from meshq.wire.shares import Share, account
+from meshq.wire.turns import Caller, Line, Pace
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +41,11 @@ log = logging.getLogger(__name__)
 GOODBYE_S: Final = 2.0
 _PAUSE_S: Final = 0.5
 _OUT_OF_FILES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+# So many calls are taken in one turn of the loop: one at a time is slow, and all others need their turns.
+_BATCH: Final = 32
+# How often it looks for those whose time is over, as a part of that time.
+_LOOK: Final = 0.1
+_HOSTS_MAX: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +70,7 @@ class Doorman:
         listener: Listens, and does not block.
         inside: Where those go who are let in.
         context: How a caller proves itself, asked anew for each; None lets everybody in.
-        handshake_s: How long that may take.
+        handshake_s: How long that may take, from the call on.
     """
 
     def __init__(
@@ -66,62 +85,158 @@ class Doorman:
         self._inside = inside
         self._context = context
         self._handshake_s = handshake_s
-        self._waiting: dict[asyncio.Task[bool], str] = {}  # with the host, the oldest first
+        # Who has said nothing, who has said a word and waits for its turn, and who is at its proof.
+        self._silent, self._ready = Line(WAITING_MAX), Line(WAITING_MAX)
+        # Where nobody has to prove anything, that is over at once.
+        self._proving = Line(PROOFS_MAX if context is not None else WAITING_MAX)
+        self._pace = Pace(PROOFS_PER_S, PROOFS_AT_ONCE)
+        self._paces: dict[str, Pace] = {}  # of the calls of each host
+        self._next: asyncio.TimerHandle | None = None
         self._lines = Lines()
 
     async def run(self) -> None:
         """Lets callers in until it is cancelled; closes the listening socket then."""
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.TaskGroup() as group:
-                while True:
+        async with asyncio.TaskGroup() as group:
+            try:
+                group.create_task(self._end_late())
+                while self._listener.fileno() >= 0:
                     try:
-                        caller, address = await loop.sock_accept(self._listener)
+                        calls = await self._calls()
                     except OSError as error:
                         # A process out of files gets some back when calls end; all else is one caller's trouble.
                         self._inside.count("accept_failed")
                         await asyncio.sleep(_PAUSE_S if error.errno in _OUT_OF_FILES else 0)
                         continue
-                    self._make_room()
-                    host = address[0] if isinstance(address, tuple) else ""
-                    task = group.create_task(self._let_in(caller, host))
-                    self._waiting[task] = host
-                    task.add_done_callback(partial(self._on_decided, caller))
-                    # To accept one who waits already takes no turn of the loop, and all others need theirs.
+                    for raw, host in calls:
+                        self._admit(group, raw, host)
+                    # To accept those who wait already takes no turn of the loop, and all others need theirs.
                     await asyncio.sleep(0)
-        finally:
-            self.close()
+            finally:
+                self.close()
 
     def close(self) -> None:
         """Closes the listening socket, and sends away who waits before it; those who were let in stay."""
-        for task in self._waiting:
-            task.cancel()
+        loop = asyncio.get_running_loop()
+        if self._next is not None:
+            self._next.cancel()
+        for caller in (*self._silent, *self._ready):
+            self._send_away(caller)
+        for caller in self._proving:
+            if caller.proof is not None:
+                caller.proof.cancel()
         if self._listener.fileno() >= 0:
-            asyncio.get_running_loop().remove_reader(self._listener)
+            loop.remove_reader(self._listener)
             self._listener.close()
 
-    def _make_room(self) -> None:
-        if len(self._waiting) < WAITING_MAX:
-            return
-        ((most, _),) = Counter(self._waiting.values()).most_common(1)
-        oldest = next(task for task, host in self._waiting.items() if host == most)
-        del self._waiting[oldest]
-        oldest.cancel()
-        self._inside.count("stranger_pushed_out")
+    # -- before the proof --------------------------------------------------------------------------------
 
-    def _on_decided(self, caller: socket.socket, task: asyncio.Task[bool]) -> None:
-        self._waiting.pop(task, None)
-        # A task that is cancelled before its first step has closed nothing.
-        if task.cancelled() or not task.result():
-            caller.close()
+    async def _calls(self) -> list[tuple[socket.socket, str]]:
+        """Those who call now, at least one."""
+        calls = [await asyncio.get_running_loop().sock_accept(self._listener)]
+        # What goes wrong with the next one is told when it is waited for.
+        with contextlib.suppress(OSError):
+            while len(calls) < _BATCH:
+                calls.append(self._listener.accept())
+        return [(raw, address[0] if isinstance(address, tuple) else "") for raw, address in calls]
 
-    async def _let_in(self, caller: socket.socket, host: str) -> bool:
+    def _admit(self, group: asyncio.TaskGroup, raw: socket.socket, host: str) -> None:
         loop = asyncio.get_running_loop()
+        now_s = loop.time()
+        if self._listener.fileno() < 0:
+            raw.close()
+        elif self._context is None:
+            self._prove(group, Caller(raw, host, now_s + self._handshake_s))
+        elif not self._may_call(host, now_s):
+            self._inside.count("stranger_too_often")
+            raw.close()
+        else:
+            caller = Caller(raw, host, now_s + self._handshake_s)
+            self._make_room(self._silent.add(caller))
+            loop.add_reader(raw, self._on_word, group, caller)
+
+    def _may_call(self, host: str, now_s: float) -> bool:
+        pace = self._paces.get(host)
+        if pace is None:
+            if len(self._paces) >= _HOSTS_MAX:
+                del self._paces[next(iter(self._paces))]
+            pace = self._paces[host] = Pace(CALLS_PER_S, CALLS_AT_ONCE)
+        return pace.wait_s(now_s) <= 0
+
+    def _make_room(self, pushed: Caller | None) -> None:
+        if pushed is not None:
+            self._inside.count("stranger_pushed_out")
+            self._send_away(pushed)
+
+    def _send_away(self, caller: Caller) -> None:
+        self._silent.remove(caller)
+        self._ready.remove(caller)
+        if caller.proof is not None:
+            caller.proof.cancel()
+        else:
+            asyncio.get_running_loop().remove_reader(caller.raw)
+            caller.raw.close()
+
+    def _on_word(self, group: asyncio.TaskGroup, caller: Caller) -> None:
+        """A caller has said something, or hung up."""
         try:
-            proof = self._proof()
-            await loop.connect_accepted_socket(lambda: _Guest(self._inside, host), caller, **proof)
+            word = caller.raw.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return
+        except OSError:
+            word = b""
+        if not word:
+            self._send_away(caller)
+            self._refuse(caller.host, "stranger_hung_up", "it hung up without a word")
+            return
+        asyncio.get_running_loop().remove_reader(caller.raw)
+        self._silent.remove(caller)
+        self._make_room(self._ready.add(caller))
+        if self._next is None:
+            self._begin(group)
+
+    async def _end_late(self) -> None:
+        """Sends away whose time is over, or will be at the next look."""
+        loop, every_s = asyncio.get_running_loop(), self._handshake_s * _LOOK
+        while self._listener.fileno() >= 0:
+            await asyncio.sleep(every_s)
+            for caller in (*self._silent, *self._ready):
+                if caller.until_s < loop.time() + every_s:
+                    self._send_away(caller)
+                    self._refuse(caller.host, "stranger_silent", "it proved nothing in time")
+
+    # -- the proof ---------------------------------------------------------------------------------------
+
+    def _begin(self, group: asyncio.TaskGroup) -> None:
+        """Lets those prove themselves whose turn it is."""
+        loop = asyncio.get_running_loop()
+        self._next = None
+        while self._ready:
+            if (wait_s := self._pace.wait_s(loop.time())) > 0:
+                self._next = loop.call_later(wait_s, self._begin, group)
+                return
+            self._prove(group, self._ready.next())
+
+    def _prove(self, group: asyncio.TaskGroup, caller: Caller) -> None:
+        self._make_room(self._proving.add(caller))
+        caller.proof = group.create_task(self._let_in(caller))
+        caller.proof.add_done_callback(partial(self._on_decided, caller))
+
+    def _on_decided(self, caller: Caller, proof: asyncio.Task[bool]) -> None:
+        self._proving.remove(caller)
+        caller.proof = None  # a task that failed leads to its caller, and would lead in a circle, too
+        # A task that is cancelled before its first step has closed nothing.
+        if proof.cancelled() or not proof.result():
+            caller.raw.close()
+
+    async def _let_in(self, caller: Caller) -> bool:
+        loop, host = asyncio.get_running_loop(), caller.host
+        try:
+            proof = self._proof(caller.until_s - loop.time())
+            await loop.connect_accepted_socket(lambda: _Guest(self._inside, host), caller.raw, **proof)
         except OSError as error:
             self._refuse(host, *_reason(error))
+            # What was made for the proof is large; the error leads to it in a circle, which would not go at once.
+            error.__traceback__ = None
         except Exception:
             # The edge of a stranger's call: whatever it does must end no other's.
             self._refuse(host, "stranger_failed", "something went wrong with it")
@@ -130,14 +245,16 @@ class Doorman:
             return True
         return False
 
-    def _proof(self) -> dict[str, Any]:
+    def _proof(self, left_s: float) -> dict[str, Any]:
         if self._context is None:
             return {}
-        return {"ssl": self._context(), "ssl_handshake_timeout": self._handshake_s, "ssl_shutdown_timeout": GOODBYE_S}
+        if left_s <= 0:
+            raise ConnectionAbortedError
+        return {"ssl": self._context(), "ssl_handshake_timeout": left_s, "ssl_shutdown_timeout": GOODBYE_S}
 
     def _refuse(self, host: str, name: str, reason: str) -> None:
         self._inside.count(name)
-        more = self._lines.next(asyncio.get_running_loop().time())
+        more = self._lines.next(asyncio.get_running_loop().time(), (host, name))
         if more is not None:
             log.warning("%s was not let in: %s%s", host, reason, more, extra={"event": name})
 
@@ -203,8 +320,8 @@ def _reason(error: OSError) -> tuple[str, str]:
     if isinstance(error, ssl.SSLError):
         reason = error.reason or ""
         if "ALERT" in reason:
-            return "stranger_other_key", "it did not take this node's key for its own"
+            return "stranger_other_key", "it has another key: it does not believe this node's certificate"
         return _REASONS.get(reason, ("stranger_no_tls", "what it said is no TLS"))
     if isinstance(error, ConnectionAbortedError):
         return "stranger_silent", "it proved nothing in time"
-    return "stranger_hung_up", "it hung up before it proved anything; it may have another key"
+    return "stranger_hung_up", "it hung up when it saw this node's certificate; it may have another key"

@@ -9,6 +9,7 @@ from typing import Final
 from meshq.core import ids
 from meshq.core.addresses import format_address
 from meshq.core.messages import PROTOCOL_OLDEST, PROTOCOL_VERSION, Refused
+from meshq.core.texts import printable
 from meshq.errors import Malformed
 from meshq.wire import codec
 
@@ -62,6 +63,11 @@ class Greeting:
 
 
 _ALLOWED = {"Greeting": Greeting}
+# Why the other side may refuse: what it says beyond these would be names of its own making.
+_CODES: Final = frozenset({
+    "link_other_version", "link_other_cluster", "link_myself", "link_cloned", "link_malformed", "link_older_boot",
+})  # fmt: skip
+_REASON_CHARS_MAX: Final = 300
 
 
 def greeting(me: Identity, kind: str, refused: Refused | None = None) -> bytes:
@@ -75,7 +81,7 @@ def greeting(me: Identity, kind: str, refused: Refused | None = None) -> bytes:
 
 
 def read(data: bytes) -> Greeting:
-    """The other side's first frame, with `newest` filled in.
+    """The other side's first frame, with `newest` filled in, and `refused` in words that can be counted and shown.
 
     Raises:
         Malformed: It is no greeting.
@@ -88,7 +94,12 @@ def read(data: bytes) -> Greeting:
     newest = found.version if found.newest is None else found.newest
     if not 1 <= found.version <= newest:
         raise Malformed(f"a greeting of protocol versions {found.version} to {newest}; they count from 1")
-    return replace(found, newest=newest)
+    return replace(found, newest=newest, refused=found.refused and _shown(found.refused))
+
+
+def _shown(refused: Refused) -> Refused:
+    code = refused.code if refused.code in _CODES else "link_refused"
+    return replace(refused, code=code, message=printable(refused.message[:_REASON_CHARS_MAX]))
 
 
 def agreed(me: Identity, other: Greeting) -> int:

@@ -153,7 +153,8 @@ class _Paths:
     async def submit_task(self, request: web.Request) -> web.Response:
         owner = request[CALLER].owner
         form = partial(forms.submit, new_id=self._new_id, wall_ms=self._wall_ms, owner=owner)
-        return await self._answer(request, await self._read(request, form))
+        message = await self._read(request, form, forms.submit_means_bytes)
+        return await self._answer(request, message)
 
     async def get_task(self, request: web.Request) -> web.Response:
         return await self._answer(request, _own(request, await self._read(request, partial(codec.convert, cls=Get))))
@@ -257,8 +258,13 @@ class _Paths:
     async def credentials(self, request: web.Request) -> web.Response:
         return await self._answer(request, CredentialsQuery())
 
-    async def _read(self, request: web.Request, form: Callable[[dict[str, Any]], R]) -> R:
-        return await self._bodies.read(request, _account(request), form)
+    async def _read(
+        self,
+        request: web.Request,
+        form: Callable[[dict[str, Any]], R],
+        means_bytes: Callable[[dict[str, Any]], int] = len,
+    ) -> R:
+        return await self._bodies.read(request, _account(request), form, means_bytes)
 
     async def _answer(self, request: web.Request, message: Request) -> web.Response:
         message = access.narrowed(message, request[CALLER].owner)

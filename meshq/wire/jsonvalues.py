@@ -84,8 +84,16 @@ def _meant(value: Any) -> Any:
             try:
                 return reader(content)
             except (ValueError, TypeError, AttributeError, KeyError, OverflowError) as error:
-                raise Malformed(f"{tag} can't hold {json.dumps(content)[:80]}: {error}") from error
+                raise Malformed(f"{tag} can't hold {_shown(content)}: {str(error)[:200]}") from error
     return {key: _meant(item) for key, item in value.items()}
+
+
+def _shown(content: Any) -> str:
+    """The beginning of what a tag holds, for people."""
+    try:
+        return json.dumps(content)[:80]
+    except ValueError:
+        return "an integer of so many digits"  # which Python refuses to write
 
 
 def iso_text(value: datetime | time) -> str:
@@ -147,8 +155,8 @@ def loads(text: str | bytes, *, digits_max: int = DIGITS_MAX, parts_max: int | N
 
 
 def _dict_to_json(value: dict[Any, Any]) -> Any:
-    looks_like_tag = len(value) == 1 and str(next(iter(value))).startswith("$")
-    if looks_like_tag or not all(isinstance(key, str) for key in value):
+    are_texts = all(isinstance(key, str) for key in value)
+    if not are_texts or (len(value) == 1 and next(iter(value)).startswith("$")):
         return {"$dict": [[to_json(key), to_json(item)] for key, item in value.items()]}
     return {key: to_json(item) for key, item in value.items()}
 

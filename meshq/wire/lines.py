@@ -1,4 +1,4 @@
-"""What others can make this node write into its log: a few lines a minute, and then a word that there were more."""
+"""What others can make this node write into its log: each thing once, a few lines a minute, a word of more."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from aiohttp.http_exceptions import HttpProcessingError
 from meshq.core.limits import LINES_PER_MINUTE
 
 MINUTE_S: Final = 60.0
+# What was told is told again after so long, to whoever reads the end of a log only.
+AGAIN_S: Final = 3600.0
+_TOLD_MAX: Final = 1000
 
 
 class Lines:
@@ -18,13 +21,27 @@ class Lines:
     def __init__(self) -> None:
         self._count = 0
         self._until = float("-inf")
+        self._told: dict[tuple[str, str], float] = {}
 
-    def next(self, now_s: float) -> str | None:
-        """What to add to the next line; None where none is to be written any more in this minute.
+    def next(self, now_s: float, about: tuple[str, str] | None = None) -> str | None:
+        """What to add to the next line; None where it is not to be written.
 
         Args:
             now_s: By any clock, always the same one.
+            about: Who it is about, and the name of what happened; the same is told once an hour. None for a line
+                that is always news.
         """
+        if about is not None and now_s < self._told.get(about, float("-inf")):
+            return None
+        more = self._more(now_s)
+        if about is not None and more is not None:
+            self._told.pop(about, None)
+            if len(self._told) >= _TOLD_MAX:
+                del self._told[next(iter(self._told))]
+            self._told[about] = now_s + AGAIN_S
+        return more
+
+    def _more(self, now_s: float) -> str | None:
         if now_s >= self._until:
             self._count, self._until = 0, now_s + MINUTE_S
         self._count += 1

@@ -31,6 +31,7 @@ from meshq.wire import handshake, security
 from meshq.wire.connection import Busy, Connection, WebSocket
 from meshq.wire.dialer import Dialer, Socket
 from meshq.wire.handshake import BULK, CONTROL, GREETING_S, KINDS, Greeting, Identity
+from meshq.wire.lines import Lines
 from meshq.wire.security import Contexts
 
 log = logging.getLogger(__name__)
@@ -38,8 +39,6 @@ log = logging.getLogger(__name__)
 CONTROL_HEARTBEAT_S: Final = 2.0
 BULK_HEARTBEAT_S: Final = 30.0
 CLOSE_S: Final = 1.0
-LINKS_MAX: Final = 8192
-_REPORTED_MAX: Final = 1000
 _HEARTBEAT_S: Final = {CONTROL: CONTROL_HEARTBEAT_S, BULK: BULK_HEARTBEAT_S}
 
 
@@ -53,6 +52,7 @@ class Links:
         clock: For the waits between calls.
         on_clone: Called with boot and address when another daemon has this node's id.
         secured: How this node proves itself at present; None where it talks to everybody, in clear.
+        on_count: Is told the name of each thing that was counted.
     """
 
     def __init__(
@@ -63,8 +63,10 @@ class Links:
         clock: Clock,
         on_clone: Callable[[str, str], None],
         secured: Callable[[], Contexts] | None = None,
+        on_count: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.counters: Counter[str] = Counter()
+        self._on_count = on_count
         self._me = me
         self._handler = handler
         self._on_change = on_change
@@ -72,13 +74,12 @@ class Links:
         self._secured = secured
         self._open: dict[str, list[Connection]] = {}
         self._connected: set[str] = set()
-        self._reported: dict[str, str] = {}
+        self._clock = clock
+        self._lines = Lines()
         self._group: asyncio.TaskGroup | None = None
         self._session: aiohttp.ClientSession | None = None
         self._closing = False
         self._dialer = Dialer(me.node, self, clock, self._spawn)
-
-    # -- the transport -----------------------------------------------------------------------------------
 
     def connected(self) -> Collection[str]:
         """The nodes to which both links are open, sorted."""
@@ -189,7 +190,7 @@ class Links:
             await work
         except Exception:
             # The edge of a background task: one that fails must not take all the links with it.
-            self.counters["link_task_failed"] += 1
+            self._count("link_task_failed")
             log.exception("a task of the links failed")
 
     # -- calling -----------------------------------------------------------------------------------------
@@ -271,8 +272,8 @@ class Links:
             raise Malformed(f"/peer?kind= must be one of {', '.join(KINDS)}, not {kind[:20]!r}")
         if self._group is None or self._closing:
             raise Stopping
-        if sum(map(len, self._open.values())) >= LINKS_MAX:
-            self.counters["link_busy"] += 1
+        if sum(map(len, self._open.values())) >= limits.LINKS_MAX:
+            self._count("link_busy")
             raise Busy
         socket = web.WebSocketResponse(
             timeout=CLOSE_S, heartbeat=_HEARTBEAT_S[kind], max_msg_size=limits.FRAME_BYTES_MAX, compress=False
@@ -317,9 +318,9 @@ class Links:
                 text = f"it says that it is …{ids.short(peer.node)}, and its certificate does not"
                 self._refuse(Refused(code="link_not_itself", message=text, retryable=False), address)
                 return None
-            self.counters["greeting_missing"] += 1
+            self._count("greeting_missing")
         except TimeoutError:
-            self.counters["greeting_missing"] += 1
+            self._count("greeting_missing")
         except Malformed as error:
             self._refuse(Refused(code="link_malformed", message=error.message, retryable=False), address)
         return None
@@ -336,22 +337,27 @@ class Links:
         return refused
 
     def _refuse(self, refused: Refused, address: str) -> None:
-        """Counts a refusal, and logs it once for each address."""
-        self.counters[refused.code] += 1
-        if self._reported.get(address) == refused.code:
-            return
-        if len(self._reported) >= _REPORTED_MAX:
-            self._reported.clear()
-        self._reported[address] = refused.code
+        """Counts a refusal, and tells of it, once for each address as long as nothing else happens."""
+        self._count(refused.code)
+        text = f"no link with {address}: {refused.message}"
         # Of a clone the daemon hears by itself, and says what to do.
-        level = logging.DEBUG if refused.code in ("link_myself", "link_cloned", "link_older_boot") else logging.WARNING
-        log.log(level, "no link with %s: %s", address, refused.message, extra={"event": refused.code})
+        if refused.code in ("link_myself", "link_cloned", "link_older_boot"):
+            log.debug("%s", text, extra={"event": refused.code})
+        else:
+            self._tell(refused.code, text, about=address)
+
+    def _tell(self, name: str, text: str, failed: Exception | None = None, *, about: str = "") -> None:
+        """Writes a line, if others' doings have not filled the log; `about` is who need not be told of again soon."""
+        more = self._lines.next(self._clock.boot_s(), (about, name) if about else None)
+        if more is not None:
+            level = logging.ERROR if failed else logging.WARNING
+            log.log(level, "%s%s", text, more, exc_info=failed, extra={"event": name})
 
     # -- what is open ------------------------------------------------------------------------------------
 
     def _register(self, socket: WebSocket, peer: Greeting, address: str) -> Connection:
         version = handshake.agreed(self._me, peer)
-        connection = Connection(socket, peer, version, address, self._handler, self._spawn, self._count)
+        connection = Connection(socket, peer, version, address, self._handler, self._spawn, self._count, self._tell)
         for other in list(self._open.get(peer.node, ())):
             if other.peer.boot != peer.boot:
                 self._count("link_of_earlier_boot")
@@ -391,3 +397,4 @@ class Links:
 
     def _count(self, name: str) -> None:
         self.counters[name] += 1
+        self._on_count(name)

@@ -155,6 +155,7 @@ class Daemon(Process):
         directory: Where its data directory and its log are made.
         options: More options for `meshq up`.
         settings: Settings that differ from the defaults, by name; they are given in the environment, as the key is.
+        program: What Python runs.
     """
 
     def __init__(
@@ -164,10 +165,11 @@ class Daemon(Process):
         directory: Path,
         options: Sequence[str] = (),
         settings: Mapping[str, object] | None = None,
+        program: Sequence[str] = ("-m", "meshq", "up"),
     ) -> None:
         self.data_dir = directory / f"data{index}"
         self.name = f"node{index}"
-        argv = [sys.executable, "-m", "meshq", "up", "--data-dir", str(self.data_dir), "--name", self.name]
+        argv = [sys.executable, *program, "--data-dir", str(self.data_dir), "--name", self.name]
         variables = {f"MESHQ_{name.upper()}": str(value) for name, value in (settings or {}).items()}
         log = directory / f"node{index}.log"
         super().__init__(net, index, [*argv, "--log-format", "json", *options], log, variables)

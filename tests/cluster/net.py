@@ -148,6 +148,39 @@ class Net:
         """Gives the machine one more address, as `IP/LENGTH`."""
         _ip("-n", self.namespace(index), "addr", "add", address, "dev", "eth0")
 
+    def move(self, index: int, address: str) -> None:
+        """Takes all addresses from the machine, IPv6 ones too, and gives it this one, as `IP/LENGTH`."""
+        _ip("-n", self.namespace(index), "addr", "flush", "dev", "eth0")
+        self.add_address(index, address)
+        _ip("-n", self.namespace(index), "route", "replace", "224.0.0.0/4", "dev", "eth0")
+
+    def add_interface(self, index: int, name: str, address: str) -> None:
+        """Gives the machine one more interface, with this address as `IP/LENGTH`; nobody is at its other end."""
+        space, end = self.namespace(index), f"end{next(_SEQUENCE)}"
+        _ip("-n", self._switch, "link", "add", end, "type", "veth", "peer", "name", name, "netns", space)
+        _ip("-n", self._switch, "link", "set", end, "up")
+        _ip("-n", space, "addr", "add", address, "dev", name)
+        _ip("-n", space, "link", "set", name, "up")
+
+    def lead(self, index: int, addresses: str, interface: str) -> None:
+        """Lets the machine's way to these addresses, as `IP/LENGTH`, go by this interface; `unreachable`: by none."""
+        way = ["unreachable", addresses] if interface == "unreachable" else [addresses, "dev", interface]
+        _ip("-n", self.namespace(index), "route", "add", *way)
+
+    def block(self, index: int, direction: str, protocol: str, port: int, interface: str = "") -> None:
+        """Puts a firewall on the machine that drops these packets in silence, by one interface or by all.
+
+        Args:
+            direction: `in`, or `out`.
+            protocol: `tcp`, or `udp`.
+            port: That they are sent to.
+        """
+        for anywhere in ("0.0.0.0/0", "::/0"):
+            which = ["src", anywhere, "dst", anywhere, "proto", protocol, "dport", str(port)]
+            where = ["dev", interface] if interface else []
+            policy = ["xfrm", "policy", "add", *which, *where, "dir", direction, "action", "block"]
+            _ip("-n", self.namespace(index), *policy)
+
     def _make(self) -> None:
         _ip("netns", "add", self._switch)
         self._add_switch("switch")

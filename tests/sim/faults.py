@@ -9,7 +9,7 @@ from typing import Any
 from unittest.mock import patch
 
 from meshq.core import membership, quorum
-from meshq.core.events import Effect, Promise, Reply, Send, Timing
+from meshq.core.events import Effect, Promise, Reply, Send, SendAll, Timing
 from meshq.core.lease import Lease
 from meshq.core.mandate import Mandate
 from meshq.core.membership import Candidate, Roster
@@ -68,6 +68,20 @@ def let_go_and_lead() -> Iterator[None]:
         return [Send(target, Handover(epoch=self.epoch, step="go", genesis=self.roster.genesis))]
 
     with patch.object(Lease, "_on_let_go", greedy):
+        yield
+
+
+@contextmanager
+def winner_renews_to_all() -> Iterator[None]:
+    """Who won a vote is followed by everybody before it leads."""
+    honest = Lease._renew
+
+    def loud(self: Lease, now: float) -> list[Effect]:
+        others = [effect for effect in honest(self, now) if not isinstance(effect, Send | SendAll)]
+        renew = Renew(epoch=self.epoch, lease_s=self._timing.lease_s, genesis=self.roster.genesis)
+        return [*others, SendAll(renew)]
+
+    with patch.object(Lease, "_renew", loud):
         yield
 
 

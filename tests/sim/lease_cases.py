@@ -35,6 +35,25 @@ async def a_restarted_voter_stands(world: SimWorld, checker: Checker) -> None:
     await world.until("another leads", lambda: world.leaders() not in ([], [leader]), 20.0)
 
 
+async def a_winner_of_an_old_roster(world: SimWorld, checker: Checker) -> None:
+    """The machines that an old roster names elect one of them, while another leads under a newer one."""
+    old, voter, leader = world.nodes
+    world.crash(old)
+    await world.until("the second leads", lambda: world.reigns(voter))
+    later = [world.add(), world.add()]
+    for node in later:
+        world.start(node)
+    await world.until("five replicas", lambda: len(world.roster_of(leader).members) == 5)
+    world.crash(voter)
+    await world.until("the third leads", lambda: world.reigns(leader))
+    # The first knows three replicas, of which the second will vote for it; the leader hears neither of them.
+    world.network.cuts |= {pair for node in (old, voter) for pair in ((node, leader), (leader, node))}
+    world.start(old)
+    world.start(voter)
+    await asyncio.sleep(20.0)
+    assert world.leaders() == [leader]
+
+
 async def a_late_go(world: SimWorld, checker: Checker) -> None:
     """A hand-over's last word arrives when another was elected meanwhile: who let go then is bound to that one now."""
     holder, target, third = world.nodes
@@ -102,6 +121,7 @@ async def two_of_one_epoch(world: SimWorld, checker: Checker) -> None:
 CASES = (
     Case(a_promise_is_made, faults.promise_not_on_disk, "its disk says"),
     Case(a_restarted_voter_stands, faults.votes_for_itself_after_a_start, "2 leaders"),
+    Case(a_winner_of_an_old_roster, faults.winner_renews_to_all, "2 leaders"),
     Case(a_late_go, faults.handover_without_its_holder, "2 leaders"),
     Case(
         replaced_while_it_comes_back, faults.replaced_in_one_write, "2 leaders", machines=4,

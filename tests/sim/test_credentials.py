@@ -13,7 +13,7 @@ from meshq.core import access
 from meshq.core import requests as ask
 from meshq.core.messages import Call, Pull
 from meshq.core.reports import Credentials
-from meshq.errors import Conflict, Forbidden, Malformed, NoLeader, NotFound
+from meshq.errors import Conflict, Forbidden, Malformed, NoLeader, NotFound, QueueFull
 from meshq.node.node import Node
 from meshq.wire import codec
 from tests.sim.story import begin, call, leader_known_to, of, running, story, submit
@@ -189,3 +189,26 @@ async def test_what_waits_for_a_leader_keeps_its_owner_even_one_that_is_revoked_
 
     await world.until("it is delivered", has_come, within_s=60.0)
     assert running(world, third).counters["delivery_failed"] == 0
+
+
+@story(3, credential_tasks_max=3)
+async def test_a_credential_fills_its_share_of_the_queue_and_no_more(world: SimWorld) -> None:
+    first, second, third = world.nodes
+    for name in ("bob", "eve"):
+        await call(world, first, ask.CredentialAdd(name=name))
+    kept = [(await hands_in(world, third, "bob")).ids[0] for _ in range(3)]
+    with pytest.raises(QueueFull, match="the credential bob has 3 of at most 3 unfinished tasks"):
+        await hands_in(world, third, "bob")
+    both = ask.Submit(tasks=(world.spec(), world.spec()))
+    assert (await asks(world, third, "eve", both)).majority
+    with pytest.raises(QueueFull, match="eve has 2 of at most 3"):
+        await asks(world, third, "eve", ask.Submit(tasks=(world.spec(), world.spec())))
+    assert (await asks(world, third, "eve", both)).ids == tuple(spec.id for spec in both.tasks), "it is repeated"
+    await submit(world, first, *[world.spec() for _ in range(10)])
+    # The next leader counts as the last one did, and what is finished makes room.
+    world.crash(first)
+    await world.until("the second leads", lambda: world.reigns(second))
+    with pytest.raises(QueueFull):
+        await hands_in(world, third, "bob")
+    await asks(world, third, "bob", ask.Cancel(id=kept[0]))
+    assert (await hands_in(world, third, "bob")).majority

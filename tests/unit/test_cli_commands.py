@@ -148,7 +148,8 @@ def test_result_as_json_by_the_end_of_an_id(tmp_path: Path, twin: Twin) -> None:
     assert code == 0
     assert json.loads(out) == {
         "id": task, "name": "echo", "state": "done", "result": [[1], {}], "error": None, "attempt": 1,
-        "retry_of": None, "majority": True, "batch": twin.tasks[task].batch, "progress": None, "ending": False,
+        "retry_of": None, "owner": "", "majority": True, "batch": twin.tasks[task].batch, "progress": None,
+        "ending": False,
     }  # fmt: skip
     assert meshq(tmp_path, "result", task)[1] == f"{task[-8:]}  echo: done (attempt 1)\n[[1], {{}}]\n"
 
@@ -225,18 +226,24 @@ def test_tasks_for_people_and_for_scripts(tmp_path: Path, twin: Twin) -> None:
     found = [json.loads(line) for line in meshq(tmp_path, "tasks", "--json")[1].splitlines()]
     assert [each["id"] for each in found] == sorted(twin.tasks, reverse=True)
     assert set(found[0]) == {
-        "id",
-        "name",
-        "state",
-        "error",
-        "attempt",
-        "retry_of",
-        "majority",
-        "batch",
-        "progress",
-        "ending",
-    }
+        "id", "name", "state", "error", "attempt", "retry_of", "owner", "majority", "batch", "progress", "ending",
+    }  # fmt: skip
     assert len(meshq(tmp_path, "tasks", "--json", "--name", "echo", "--limit", "7")[1].splitlines()) == 7
+
+
+def test_tasks_say_whose_they_are_where_one_is_of_a_credential(tmp_path: Path, twin: Twin) -> None:
+    meshq(tmp_path, "submit", "echo")
+    meshq(tmp_path, "submit", "fail")
+    assert "OWNER" not in meshq(tmp_path, "tasks")[1]
+    first, last = sorted(twin.tasks)
+    twin.tasks[first] = replace(twin.tasks[first], owner="bob")
+    _, out, _ = meshq(tmp_path, "tasks", COLUMNS="80")
+    heads, *rows = (line.split() for line in out.splitlines())
+    assert heads[2] == "OWNER"
+    assert {row[0]: row[2] for row in rows} == {first[-8:]: "bob", last[-8:]: "-"}
+    assert max(map(len, out.splitlines())) <= 80
+    found = [json.loads(line)["owner"] for line in meshq(tmp_path, "tasks", "--json")[1].splitlines()]
+    assert found == ["", "bob"]
 
 
 # -- status ----------------------------------------------------------------------------------------------

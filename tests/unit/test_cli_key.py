@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import pty
+import subprocess
+import sys
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +23,7 @@ from meshq.errors import Conflict, NoLeader, NotFound
 from meshq.store import keyfile
 from meshq.store.keyfile import Held
 from meshq.wire import security
-from tests.unit.cli_process import meshq, one_line
+from tests.unit.cli_process import environment, meshq, one_line
 from tests.unit.client_twin import Twin
 
 KEY, NEXT = Key(bytes(range(20))), Key(bytes(range(1, 21)))
@@ -58,13 +64,14 @@ def test_generate_prints_another_key_each_time_and_changes_nothing(tmp_path: Pat
 
 def test_show_prints_the_key_and_what_to_type_on_the_next_machine(tmp_path: Path, held: Key) -> None:
     assert meshq(tmp_path, "key", "show") == (
-        0, f"{held.text}\n", f"on the next machine type: meshq up --key {held.text}\n",
+        0, f"{held.text}\n", f"next machine: meshq up --key {held.text}\n",
     )  # fmt: skip
     assert json.loads(meshq(tmp_path, "key", "show", "--json")[1]) == {"key": held.text, "next": None}
     keyfile.write(tmp_path, Held((KEY, NEXT)))
     code, out, err = meshq(tmp_path, "key", "show")
     assert (code, out) == (0, f"{held.text}\n")
-    assert err.splitlines()[1] == f"the key is being changed; the next one is {NEXT.text}"
+    assert err.splitlines()[1] == f"the key is being changed; next: {NEXT.text}"
+    assert max(map(len, err.splitlines())) <= 80
     assert json.loads(meshq(tmp_path, "key", "show", "--json")[1])["next"] == NEXT.text
 
 
@@ -170,11 +177,11 @@ def test_wrong_usage(args: list[str], says: str, capsys: Capture, tmp_path: Path
     assert says in err
 
 
-@pytest.mark.parametrize("command", ["generate", "show", "issue", "list", "revoke"])
+@pytest.mark.parametrize("command", ["generate", "show", "rotate", "finish", "issue", "list", "revoke"])
 def test_each_has_help_with_examples(command: str, capsys: Capture) -> None:
     assert run(["key", command, "--help"]) == 0
     out = capsys.readouterr().out
-    assert f"  meshq key {command}" in out
+    assert f"\n    meshq key {command}" in out
     for option in ("--data-dir", "--connect-timeout", "--json"):
         assert option in out
     assert max(map(len, out.splitlines())) <= 100
@@ -185,7 +192,7 @@ def test_alone_it_tells_its_commands(capsys: Capture) -> None:
     out = capsys.readouterr().out
     commands = out.partition("Commands:")[2]
     told = [line.split()[0] for line in commands.splitlines() if line[2:3].strip()]
-    assert {"generate", "issue", "list", "revoke", "show"} <= set(told)
+    assert {"generate", "show", "rotate", "finish", "issue", "list", "revoke"} == set(told)
     assert "..." not in commands, "its first line is too long"
 
 
@@ -232,3 +239,63 @@ def test_without_a_daemon_nothing_is_issued(tmp_path: Path, held: Key) -> None:
         assert (code, out) == (3, "")
         assert one_line(err)
         assert "start one with: meshq up" in err
+
+
+# -- where `up` has its key from -------------------------------------------------------------------------
+
+MISTYPED = "mq1-abcd"
+WHY = "a key has 36 characters behind mq1-, this one 4: a part is missing\n"
+
+
+def test_a_key_that_is_none_is_refused_with_where_it_was_given(tmp_path: Path) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text(f'key = "{MISTYPED}"\n')
+    assert meshq(tmp_path, "up", "--key", MISTYPED) == (2, "", f"meshq: --key: {WHY}")
+    assert meshq(tmp_path, "up", MESHQ_KEY=MISTYPED) == (2, "", f"meshq: MESHQ_KEY: {WHY}")
+    assert meshq(tmp_path, "up", "--config", str(file)) == (2, "", f"meshq: {file}: {WHY}")
+
+
+def test_a_key_comes_through_a_pipe(tmp_path: Path) -> None:
+    assert meshq(tmp_path, "up", "--key", "-", typed=f"{MISTYPED}\nmore") == (2, "", f"meshq: --key: {WHY}")
+
+
+@pytest.mark.parametrize("given", ["", " ", "-"])
+def test_a_key_that_is_empty_is_no_wish_for_a_new_one(tmp_path: Path, given: str) -> None:
+    code, out, err = meshq(tmp_path / "new", "up", "--key", given)
+    assert (code, out) == (2, "")
+    assert err == "meshq: --key: the key is empty; meshq key show prints it on a machine of the cluster\n"
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("typed", "code", "says"), [(f"{MISTYPED}\n", 2, f"--key: {WHY}"), ("\x03", 130, "interrupted")]
+)
+def test_a_key_that_is_asked_for_is_not_shown(tmp_path: Path, typed: str, code: int, says: str) -> None:
+    master, terminal = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "meshq", "up", "--key", "-"],
+        env=environment(tmp_path), stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    ) as process:  # fmt: skip
+        os.close(terminal)
+        shown = _read_until(master, "key: ")
+        os.write(master, typed.encode())
+        shown += _read_until(master, None)
+    os.close(master)
+    assert process.returncode == code
+    assert says.strip() in shown
+    assert MISTYPED not in shown
+
+
+def _read_until(terminal: int, end: str | None) -> str:
+    """What a terminal shows up to there; up to its end where that is None."""
+    shown = ""
+    while end is None or not shown.endswith(end):
+        try:
+            more = os.read(terminal, 4096).decode()
+        except OSError:
+            more = ""
+        if not more:
+            break
+        shown += more
+    return shown

@@ -217,7 +217,7 @@ def test_other_refusals_depose_nobody(reason: str) -> None:
 def test_a_cluster_of_one_elects_itself_at_once() -> None:
     lease = lease_of(A, members=(A,))
     effects = lease.step(Tick(), 0.0)
-    assert [type(effect) for effect in effects] == [Persist, SendAll, Lead]
+    assert [type(effect) for effect in effects] == [Persist, Lead, SendAll]
     assert lease.leads(0.0)
     for now in (0.5, 1.0, 1.5, 2.0, 60.0):
         lease.step(Tick(), now)

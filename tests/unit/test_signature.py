@@ -118,3 +118,17 @@ def test_lists_pass_for_what_json_does_not_have() -> None:
 
     signature.check(describe(takes), [[1, 2], [3]], {})
     assert "pair must be tuple, not int 1" in complaint(takes, 1, [])
+
+
+LONG = "x" * 2_000_000
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs"),
+    [
+        ([[10**5000]], {}), ([{1: 10**5000}], {}), ([1, [10**5000]], {}), ([LONG], {}), ([1, LONG], {}),
+        ([1], {LONG: 1}), ([[10**4000] * 10_000], {}), ([[[[[1] * 100] * 100] * 100]], {}),
+    ],
+)  # fmt: skip
+def test_whatever_does_not_fit_is_told_in_one_short_line(args: list[Any], kwargs: dict[str, Any]) -> None:
+    assert len(complaint(primes, *args, **kwargs)) < 200

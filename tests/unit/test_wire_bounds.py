@@ -191,6 +191,22 @@ def test_what_others_make_a_log_say_is_told_again_a_minute_later() -> None:
     assert lines.next(160.0) == ""
 
 
+def test_the_same_about_the_same_is_told_once_an_hour_and_takes_no_room_of_others() -> None:
+    lines = Lines()
+    assert [lines.next(100.0 + number, ("bob", "fell")) for number in range(50)] == [""] + [None] * 49
+    assert lines.next(150.0, ("bob", "rose")) == lines.next(150.0, ("eve", "fell")) == ""
+    assert lines.next(3699.0, ("bob", "fell")) is None
+    assert lines.next(3700.0, ("bob", "fell")) == ""
+
+
+def test_what_was_not_told_for_the_many_others_is_told_later() -> None:
+    lines = Lines()
+    for number in range(limits.LINES_PER_MINUTE):
+        lines.next(100.0, (str(number), "fell"))
+    assert lines.next(101.0, ("bob", "fell")) is None
+    assert lines.next(160.0, ("bob", "fell")) == ""
+
+
 async def test_a_body_is_taken_as_it_is(tmp_path: Path) -> None:
     bomb = gzip.compress(b'{"name": "' + b"f" * 10_000_000 + b'"}')
     async with (
@@ -253,6 +269,28 @@ async def test_a_small_body_can_not_mean_any_number_of_bytes(tmp_path: Path) -> 
         status, refused = await desk.packed("POST", "/submit-task", body)
         assert (status, refused["code"]) == (413, "too_large")
         assert desk.service.specs == {}
+
+
+async def test_others_are_served_while_a_small_body_that_means_many_tasks_is_read(tmp_path: Path) -> None:
+    class Last(DictService):
+        """Takes all at once."""
+
+        async def call(self, request: Request, *, local: bool) -> Answer:
+            self.taken = len(request.tasks) if isinstance(request, ask.Submit) else 0
+            return ask.Submitted(ids=(), copies=1, majority=True, queued=False)
+
+    service = Last()
+    async with opened(tmp_path, service) as desk, asyncio.TaskGroup() as group:
+        body = {"tasks": [{"name": "f", "count": limits.BATCH_TASKS_MAX // 2}] * 2}
+        asked = group.create_task(desk.json("POST", "/submit-task", body))
+        turns = 0
+        while not asked.done():
+            await asyncio.sleep(0.005)
+            turns += 1
+        assert asked.result()[0] == 200
+        assert service.taken == limits.BATCH_TASKS_MAX
+        # At once, this takes a turn or two of the loop, and each of them most of a second.
+        assert turns > 20
 
 
 async def test_others_are_served_while_large_bodies_are_read(tmp_path: Path) -> None:

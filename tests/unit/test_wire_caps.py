@@ -128,7 +128,7 @@ def connection(group: asyncio.TaskGroup, script: Script, handler: Ready, counts:
     peer = Greeting(version=2, cluster="c", node="a" * 32, boot="b" * 32, kind="bulk", port=1)
     return Connection(
         cast("aiohttp.ClientWebSocketResponse", script), peer, 2, "somewhere", handler, group.create_task,
-        lambda name: counts.update([name]),
+        lambda name: counts.update([name]), lambda name, text, error: None,
     )  # fmt: skip
 
 

@@ -255,6 +255,30 @@ async def test_a_body_that_is_neither_msgpack_nor_json_is_malformed(
     assert desk.service.seen == []
 
 
+LONG = "9" * 5000  # digits, more than Python writes
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/submit-task", f'{{"name": "f", "priority": {LONG}}}'),
+        ("/submit-task", f'{{"name": "f", "count": {LONG}}}'),
+        ("/submit-task", f'{{"name": "f", "delay_s": {LONG}}}'),
+        ("/submit-task", f'{{"name": "f", "args": [{{"$bytes": {LONG}}}]}}'),
+        ("/submit-task", f'{{"name": "f", "args": [{{"$date": "{LONG}"}}]}}'),
+        ("/submit-task", f'{{"name": "f", "x{LONG}": 1}}'),
+        ("/wait", f'{{"ids": [], "wait_s": {LONG}}}'),
+        ("/get-task", f'{{"node": "n", "boot": "b", "number": {LONG}, "slots": 1, "free": 1, "names": []}}'),
+    ],
+)
+async def test_what_can_not_be_written_is_refused_all_the_same_and_not_repeated(
+    desk: Desk, path: str, body: str
+) -> None:
+    async with desk.tcp.post(path, data=body, headers=JSON) as answer:
+        assert answer.status == 400
+        assert len((await answer.json())["message"]) < 1000
+
+
 async def test_unknown_paths_and_wrong_methods_have_the_same_form(desk: Desk) -> None:
     for asked in (desk.json, desk.packed):
         status, answer = await asked("GET", "/nowhere")

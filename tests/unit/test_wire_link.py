@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -15,6 +16,8 @@ import pytest
 from meshq.core import limits
 from meshq.core.addresses import split_host_port
 from meshq.core.ids import cluster_hash
+from meshq.core.limits import LINES_PER_MINUTE
+from meshq.core.messages import Refused
 from meshq.errors import Malformed, TooLarge
 from meshq.wire import codec, handshake
 from meshq.wire.connection import Kind
@@ -179,6 +182,46 @@ async def test_garbage_closes_the_link_and_is_counted(garbage: bytes) -> None:
         assert (await socket.receive()).type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED)
         assert a.links.counters["frame_malformed"] == 1
         await socket.close()
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_links_that_are_refused_write_a_few_lines_whatever_they_say(caplog: pytest.LogCaptureFixture) -> None:
+    async with Node(A) as a, aiohttp.ClientSession() as session:
+        for port in range(1, LINES_PER_MINUTE * 3):
+            stranger = Identity(node="c" * 32, boot=BOOT_1, cluster_hash=cluster_hash("other"), port=port)
+            socket = await session.ws_connect(f"http://{a.address}/peer?kind=control")
+            await socket.send_bytes(handshake.greeting(stranger, "control"))
+            assert handshake.read(await socket.receive_bytes()).refused is not None
+            await socket.close()
+            assert a.links.counters["link_other_cluster"] == port
+        lines = warnings(caplog)
+        assert len(lines) == LINES_PER_MINUTE
+        assert lines[-1].endswith("more are not told for a minute")
+
+
+async def test_links_that_are_closed_for_garbage_write_a_few_lines(caplog: pytest.LogCaptureFixture) -> None:
+    async with Node(A) as a, aiohttp.ClientSession() as session:
+        for _ in range(LINES_PER_MINUTE * 3):
+            socket = await raw_link(session, a)
+            await socket.send_bytes(b"\xc1")
+            assert (await socket.receive()).type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED)
+            await socket.close()
+        assert a.links.counters["frame_malformed"] == LINES_PER_MINUTE * 3
+        assert len(warnings(caplog)) == LINES_PER_MINUTE
+
+
+def test_a_refusal_in_words_of_the_other_sides_making_is_counted_under_one_name() -> None:
+    me = Identity(node=A, boot=BOOT_1, cluster_hash=cluster_hash("test"), port=1)
+    for code, counted in (("made_up_1", "link_refused"), ("link_cloned", "link_cloned")):
+        refused = Refused(code=code, message="no\n12:00:00 a line of its own\x1b[2J" * 1000, retryable=True)
+        found = handshake.read(handshake.greeting(me, "control", refused)).refused
+        assert found is not None
+        assert found.code == counted
+        assert found.message.isprintable()
+        assert len(found.message) == 300
 
 
 async def test_a_malformed_message_is_refused_and_the_link_stays() -> None:

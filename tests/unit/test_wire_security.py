@@ -58,6 +58,38 @@ async def test_each_side_learns_whom_the_others_certificate_names() -> None:
         assert await meet(server, client) == (NODE, subject)
 
 
+async def test_a_nodes_certificate_tells_a_stranger_its_id_and_the_name_of_its_key_and_nothing_else() -> None:
+    """Before it has proved anything. The authority's own certificate comes along: its name and its public key."""
+    seen: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    class Looker(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            super().do_handshake()
+            seen.set_result(self.getpeercert(binary_form=True) or b"")
+
+    stranger = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    stranger.check_hostname, stranger.verify_mode = False, ssl.CERT_NONE
+    stranger.sslobject_class = Looker
+    with pytest.raises((ConnectionError, ssl.SSLError, asyncio.IncompleteReadError)):
+        await meet(security.contexts_of([OLD, NEW], NODE.name).server, stranger)
+    shown, authority = x509.load_der_x509_certificate(await seen), Authority(OLD).certificate
+    assert shown.subject.rfc4514_string() == f"CN={NODE.name}"
+    assert shown.issuer.rfc4514_string() == f"CN=meshq {OLD.name}"
+    assert (shown.not_valid_before_utc, shown.not_valid_after_utc) == (security.NOT_BEFORE, security.NOT_AFTER)
+    told = {type(each.value): each.value for each in shown.extensions}
+    assert told.pop(x509.SubjectAlternativeName) == x509.SubjectAlternativeName(
+        [x509.UniformResourceIdentifier(NODE.uri)]
+    )
+    # It tells apart what the name of the key tells apart, and no more.
+    issuer = told.pop(x509.AuthorityKeyIdentifier)
+    assert issuer == x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(
+        authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    )
+    assert told.pop(x509.SubjectKeyIdentifier) == x509.SubjectKeyIdentifier.from_public_key(shown.public_key())
+    # What is left is the same in all certificates.
+    assert set(told) == {x509.BasicConstraints, x509.KeyUsage, x509.ExtendedKeyUsage}
+
+
 async def test_another_key_opens_nothing() -> None:
     server = security.server_context(security.passport([OLD], NODE))
     with pytest.raises(ssl.SSLCertVerificationError):

@@ -263,6 +263,11 @@ def test_integers_with_more_digits_than_python_prints_are_json_numbers(digits: i
     assert values.unpack(values.pack(number)) == number
 
 
+def test_such_an_integer_may_be_the_only_key_of_a_map() -> None:
+    value = {10**5000: "x"}
+    assert values.from_json(values.loads(values.dumps(values.to_json(value)))) == value
+
+
 def test_a_payload_is_arguments_and_keyword_arguments() -> None:
     payload = values.pack_arguments((1, (2,)), {"x": {3}})
     assert values.unpack(payload) == [[1, (2,)], {"x": {3}}]
