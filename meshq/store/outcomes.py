@@ -128,20 +128,15 @@ def finish(
     dropped: dict[str, str] = {}
     kept: dict[str, bytes] = {}
     for outcome in outcomes:
-        reason = ""
         task = changed.get(outcome.task) or tasks.get(outcome.task)
-        if task is None:
-            reason = "unknown"
-        elif task.state not in OPEN:
-            reason = "finished"
-        elif outcome.kind == "done":
-            changed[task.id] = _succeeded(conn, pen, task, outcome, worker, now_ms, inline_bytes_max)
-        elif task.state != State.RUNNING or not present(task, outcome):
-            reason = "not the present claim"
-        elif outcome.kind == "kept":
-            kept[task.id] = outcome.checkpoint or b""
-        else:
-            changed[task.id] = _ended(task, outcome, crashes_max, now_ms, chance)
+        reason = "unknown" if task is None else _why_dropped(task, outcome, present)
+        if task is not None and not reason:
+            if outcome.kind == "kept":
+                kept[task.id] = outcome.checkpoint or b""
+            elif outcome.kind == "done":
+                changed[task.id] = _succeeded(conn, pen, task, outcome, worker, now_ms, inline_bytes_max)
+            else:
+                changed[task.id] = _ended(task, outcome, crashes_max, now_ms, chance)
         # How a run ended says what became of its outcomes, and not what it kept on its way.
         if outcome.kind != "kept" or outcome.task not in changed:
             dropped.pop(outcome.task, None)
@@ -166,6 +161,15 @@ def _check(outcome: Outcome) -> None:
     if len(outcome.checkpoint) > CHECKPOINT_BYTES_MAX:
         size = len(outcome.checkpoint)
         raise Malformed(f"task {outcome.task}: a checkpoint of {size} bytes; at most {CHECKPOINT_BYTES_MAX} are kept")
+
+
+def _why_dropped(task: Task, outcome: Outcome, present: Callable[[Task, Outcome], bool]) -> str:
+    """Why an outcome counts for nothing; empty where it counts."""
+    if task.state not in OPEN:
+        return "finished"
+    if outcome.kind == "done":
+        return ""
+    return "" if task.state == State.RUNNING and present(task, outcome) else "not the present claim"
 
 
 def _succeeded(

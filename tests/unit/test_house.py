@@ -37,6 +37,8 @@ SILENCED = {
 BROAD_HANDLERS = {
     "meshq/store/database.py:attempt": "whatever it is, it belongs to the caller of write(), on the other thread",
     "meshq/tasks/call.py:_imported": "a user's module may raise anything when it is imported",
+    "meshq/tasks/options.py:_shown": "a user's object may raise anything when it is shown",
+    "meshq/tasks/registry.py:_default": "a user's default may raise anything when it is shown",
     "meshq/tasks/registry.py:load": "a user's module may raise anything when it is imported",
     "meshq/tasks/registry.py:_hints": "a user's annotation may raise anything when it is evaluated",
     "meshq/wire/connection.py:_answered": "the edge of a peer's request",
@@ -44,10 +46,11 @@ BROAD_HANDLERS = {
     "meshq/wire/doorman.py:_let_in": "the edge of a stranger's call: one that goes wrong must not close the door",
     "meshq/wire/http.py:guarded": "the edge of a client's request",
     "meshq/wire/link.py:_guarded": "the edge of a background task: one bad peer must not take all links with it",
-    "meshq/worker/child.py:_run": "the edge of a task: whatever it raises is how it ended",
+    "meshq/worker/child.py:_run_task": "the edge of a task: whatever it raises is how it ended",
     "meshq/worker/child.py:_packed": "a user's object may raise anything when it is looked at",
-    "meshq/worker/child.py:_traceback": "a user's error may raise anything when its traceback is shown",
-    "meshq/worker/child.py:_message": "a user's error may raise anything when its text is shown",
+    "meshq/worker/failures.py:failure": "a user's error may raise anything when it is looked at",
+    "meshq/worker/failures.py:message_of": "a user's error may raise anything when its text is shown",
+    "meshq/worker/failures.py:traceback_of": "a user's error may raise anything when its traceback is shown",
 }
 # Tasks that no TaskGroup owns.
 LOOSE_TASKS = {
@@ -65,6 +68,8 @@ TIME_AND_CHANCE = {
     "meshq/cli/demo_view.py": "shows people since when the demo runs",
     "meshq/client/options.py": "a client makes the ids of its tasks",
     "meshq/worker/child.py": "a child has no clock but the system's; it measures a run",
+    "meshq/tasks/context.py": "the same; what is left of a run's time limit",
+    "meshq/worker/teller.py": "the same; what a run tells is told no more often than somebody looks",
 }
 
 

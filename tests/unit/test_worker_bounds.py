@@ -286,8 +286,9 @@ async def test_a_pickle_is_bytes_or_nothing(tmp_path: Path) -> None:
 PACKAGE = Path(meshq.__file__).parent
 # What makes objects, or runs code, out of data.
 RUNS_DATA = {"pickle", "_pickle", "marshal", "shelve", "dill", "cloudpickle", "jsonpickle", "copyreg", "runpy", "code"}
-# Who imports by name: the loader of users' modules, and our own modules when they are first needed.
-IMPORTERS = {"tasks/registry.py", "cli/main.py", "__init__.py"}
+# Who imports by name: the loaders of users' modules, which the configuration names, and our own when they are needed.
+IMPORTERS = {"tasks/registry.py", "tasks/call.py", "cli/main.py", "__init__.py"}
+LOADERS = ("registry.load", "registry.load_built_in", "call.offer")
 
 
 def imported(tree: ast.Module) -> set[str]:
@@ -305,7 +306,7 @@ def test_the_loader_of_modules_is_the_only_way_in_and_only_children_use_it() -> 
         called = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
         plain = {func.id for func in called if isinstance(func, ast.Name)}
         runners |= {name for _ in plain & {"eval", "exec", "compile", "__import__"}}
-        loaders |= {name for func in called if ast.unparse(func) in ("registry.load", "registry.load_built_in")}
+        loaders |= {name for func in called if ast.unparse(func) in LOADERS}
     assert importers == IMPORTERS
     assert runners == set()
     assert loaders == {"worker/child.py"}
