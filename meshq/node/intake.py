@@ -103,7 +103,7 @@ class Intake:
         """Calls a task off; answers once that is committed. One that is finished stays as it is.
 
         Raises:
-            NotFound, Ambiguous: The id fits no task, or several.
+            NotFound, Ambiguous: The id fits no task, or several; or it was kept for so short a time that it is gone.
         """
         now_ms = self._clock.wall_ms()
 
@@ -115,10 +115,7 @@ class Intake:
         await self._replicator.commit(seq, self._dispatcher.term)
         self._waiters.wake([found])
         shown, committed = self._replicator.shown(), dict(self._replicator.committed)
-        views = await self._replicator.database.read(
-            lambda conn: queue.views(conn, [found], shown, committed, with_result=True)
-        )
-        return views[0]
+        return await self._replicator.database.read(lambda conn: queue.view(conn, found, shown, committed))
 
     async def cancel_batch(self, request: CancelBatch) -> Changed:
         """Calls all open tasks of a batch off, all or none; answers once that is committed.

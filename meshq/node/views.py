@@ -83,10 +83,12 @@ class Views:
         """One task; waits up to `wait_s` until it is finished.
 
         Raises:
-            NotFound, Ambiguous: The id fits no task, or several.
+            NotFound, Ambiguous: The id fits no task, or several; or it was purged while this waited.
         """
         found = await self._replicator.database.read(lambda conn: queue.find(conn, query.id, query.owner))
-        views = await self._finished((found,), query.owner, query.wait_s)
+        views = await self._finished((found,), query.owner, query.wait_s, here=True)
+        if not views:
+            raise queue.gone(found)
         return views[0]
 
     async def wait(self, query: WaitQuery) -> TaskViews:
@@ -100,8 +102,8 @@ class Views:
         found = await self._replicator.database.read(lambda conn: queue.page(conn, query, shown, committed))
         return TaskViews(tasks=tuple(map(self._live, found.tasks)), next=found.next)
 
-    async def _finished(self, ids: tuple[str, ...], owner: str, wait_s: float) -> list[TaskView]:
-        """The tasks, as soon as one is finished or the wait is over."""
+    async def _finished(self, ids: tuple[str, ...], owner: str, wait_s: float, *, here: bool = False) -> list[TaskView]:
+        """The tasks, as soon as one is finished or the wait is over; or none is here any more, where they were."""
         deadline = self._clock.boot_s() + min(wait_s, WAIT_S_MAX)
         with self._waiters.on(ids) as event:
             while True:
@@ -109,7 +111,7 @@ class Views:
                 shown, committed = self._replicator.shown(), dict(self._replicator.committed)
                 views = await self._replicator.database.read(partial(_views, ids, owner, shown, committed))
                 left_s = deadline - self._clock.boot_s()
-                if left_s <= 0 or any(view.state in FINISHED for view in views):
+                if left_s <= 0 or (here and not views) or any(view.state in FINISHED for view in views):
                     return [self._live(view) for view in views]
                 try:
                     async with asyncio.timeout(min(left_s, RECHECK_S)):

@@ -25,6 +25,7 @@ from meshq.store.reads import (
     find,
     get,
     get_many,
+    gone,
     held,
     next_due_ms,
     open_count,
@@ -35,15 +36,16 @@ from meshq.store.reads import (
     running,
     running_ids,
     running_workers,
+    view,
     views,
 )
 from meshq.store.rows import as_json, pack
 
 __all__ = [
     "Budget", "FinishDone", "Given", "adopt", "cancel", "cancel_batch", "check_ids", "claim", "clashes", "count_losses",
-    "counts", "find", "finish", "get", "get_many", "held", "next_due_ms", "open_count", "open_count_of", "page",
+    "counts", "find", "finish", "get", "get_many", "gone", "held", "next_due_ms", "open_count", "open_count_of", "page",
     "payload_of", "present", "release", "reports", "retry_spec", "retry_specs", "retryable", "running", "running_ids",
-    "running_workers", "submit", "views",
+    "running_workers", "submit", "view", "views",
 ]  # fmt: skip
 
 

@@ -18,8 +18,9 @@ from meshq.store.fullcopy import held
 from meshq.store.rows import as_json
 
 __all__ = [
-    "SHOWN_STATES", "TASK_COLUMNS", "clashes", "counts", "find", "get", "get_many", "held", "next_due_ms", "open_count",
-    "open_count_of", "page", "payload_of", "reports", "running", "running_ids", "running_workers", "task_of", "views",
+    "SHOWN_STATES", "TASK_COLUMNS", "clashes", "counts", "find", "get", "get_many", "gone", "held", "next_due_ms",
+    "open_count", "open_count_of", "page", "payload_of", "reports", "running", "running_ids", "running_workers",
+    "task_of", "view", "views",
 ]  # fmt: skip
 
 SHOWN_STATES = (State.PENDING, State.RUNNING, State.DONE, State.FAILED, State.CANCELLED)
@@ -139,6 +140,23 @@ def views(
     )
     found = {row[1]: _view(row[1:], shown, committed, row[0]) for row in _fitting(rows)}
     return [found[id_] for id_ in dict.fromkeys(ids) if id_ in found]
+
+
+def view(conn: Connection, id_: str, shown: Mapping[str, int] | None, committed: Mapping[str, int] | None) -> TaskView:
+    """One task with its result, as `views` shows it.
+
+    Raises:
+        NotFound: It is not here, or not any more.
+    """
+    found = views(conn, (id_,), shown, committed, with_result=True)
+    if not found:
+        raise gone(id_)
+    return found[0]
+
+
+def gone(id_: str) -> NotFound:
+    """What is said of a task that was here a moment ago, and was purged since."""
+    return NotFound(f"there is no task {id_} any more: it was purged meanwhile")
 
 
 def page(

@@ -52,7 +52,7 @@ class Endpoints:
     """
 
     def __init__(self, waiting: str, done: str, node: str) -> None:
-        self._parts = {"node": node, "name": "eve", "step": "rotate"}
+        self._parts = {"node": node, "name": "eve", "step": "rotate", "batch": "others"}
         self._tasks = {"cancel": waiting, "retry": done}
         self._done = done
         outcome = {"task": waiting, "epoch": 1, "attempt": 1, "kind": "done", "result": "forged"}

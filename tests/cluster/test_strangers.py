@@ -27,7 +27,7 @@ FORBIDDEN, NOT_FOUND, OK = "403 forbidden", "404 not_found", "200"
 LOCAL = ("/stop", "/leave", "/recover", "/key/rotate")
 WORKERS = ("/get-task", "/heartbeat", "/submit-result")
 # What somebody with a credential is answered who asks for others' tasks; all else is forbidden.
-TO_A_CREDENTIAL = {"/health": OK, "/tasks": OK, "/wait": OK}
+TO_A_CREDENTIAL = {"/health": OK, "/names": OK, "/retry-failed": OK, "/tasks": OK, "/wait": OK}
 RELAY_PORT = 7400
 
 
@@ -42,7 +42,9 @@ def strangers(cluster: MakeCluster, tmp_path: Path) -> Strangers:
 def endpoints(three: Cluster) -> Endpoints:
     """All paths, to ask for a task that waits, one that is done, and in the name of the third node."""
     first = three.daemons[0]
-    submitted = first.call("POST", "/submit-task", {"name": "echo", "args": ["mine"], "delay_s": 86400})
+    submitted = first.call(
+        "POST", "/submit-task", {"name": "echo", "args": ["mine"], "delay_s": 86400, "batch": "others"}
+    )
     done = first.ask("submit", "echo", "mine")["ids"][0]
     three.wait_done(first, 1, 30)
     return Endpoints(submitted.body["ids"][0], done, three.ids[2])
@@ -135,7 +137,7 @@ def test_a_credential_opens_its_own_tasks_only_and_nothing_once_it_is_revoked(st
     rows = strangers.ask({"as": "credential", "text": bob}, calls)
     outside.show_table("a credential, about tasks that are not its own", rows)
     for row in rows:
-        about_task = row["path"].startswith("/task/")
+        about_task = row["path"].startswith(("/task/", "/batch/"))
         expected = NOT_FOUND if about_task else TO_A_CREDENTIAL.get(row["path"], FORBIDDEN)
         assert outside.outcome(row).startswith(expected.split()[0]), row
         if row["path"] in ("/tasks", "/wait") and row["method"] != "HEAD":

@@ -16,17 +16,19 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import click
 import msgspec
 
 from meshq import config
+from meshq.cli import items
 from meshq.core.events import Promise
 from meshq.core.keys import Key
 from meshq.core.messages import Rows
 from meshq.core.reports import MergeReport
 from meshq.core.requests import Outcome, TaskSpec, TasksQuery
 from meshq.core.task import COLUMNS, State, Task
-from meshq.errors import ConfigError
-from meshq.store import credentials, feed, keyfile, reads, rows, stories
+from meshq.errors import ConfigError, Unencodable
+from meshq.store import credentials, feed, keyfile, queue, reads, rows, stories
 from meshq.store.clashes import clashes
 from meshq.store.database import Database
 from meshq.store.feed import Pen
@@ -34,9 +36,10 @@ from meshq.store.inline import InlineDatabase, memory_connection
 from meshq.store.outbox import Outbox
 from meshq.store.promise import PromiseStore
 from meshq.store.schema import OUTBOX, PROMISE
-from meshq.wire import codec
+from meshq.wire import codec, values
 
 TASK = "0" * 31 + "1"
+WORDS_CHARS_MAX = 2000
 STORY = b"\x1esubmit\x1f5\x1f\x1fa client"
 
 
@@ -130,7 +133,7 @@ def outbox(data: bytes) -> None:
 async def _outbox(data: bytes) -> None:
     conn = memory_connection(OUTBOX)
     with closing(conn):
-        kinds = ("result", "submit")
+        kinds = ("result", "kept", "submit")
         for entry, kind in enumerate(kinds, 1):
             conn.execute("INSERT INTO entries VALUES (?, ?, 1, 'boot', ?, ?)", (entry, kind, TASK, data))
         box = Outbox(InlineDatabase(conn), lambda: 1)
@@ -154,8 +157,10 @@ def pulled(data: bytes) -> None:
             codec.check(message)
             feed.apply(conn, message, None)
         _show(conn)
-        feed.restamp(conn, Pen("b", feed.top_epoch(conn) + 1, True), first=True)
+        pen = Pen("b", feed.top_epoch(conn) + 1, True)
+        feed.restamp(conn, pen, first=True)
         _show(conn)
+        _hand_out(conn, pen)
     finally:
         conn.execute("ROLLBACK")
 
@@ -177,7 +182,34 @@ def _show(conn: sqlite3.Connection) -> None:
         rows.unpack_frame(frame)
 
 
+def _hand_out(conn: sqlite3.Connection, pen: Pen) -> None:
+    """Whatever stands in the rows, work is handed out by them, and what failed is looked for."""
+    names = [name for (name,) in conn.execute("SELECT DISTINCT name FROM tasks").fetchall()]
+    shown = feed.read_vector(conn)
+    given = queue.claim(conn, pen, "w", names, queue.Budget(100), shown=shown, now_ms=1 << 40, limit=100)
+    assert all(each.task.state == State.RUNNING for each in given)
+    queue.retry_specs(conn, None, "", lambda: "f" * 32, "", 1 << 20)
+
+
+def over(data: bytes) -> None:
+    """The lines of a file, each the argument of a task; a bad one is named in a few words."""
+    path = _folder() / "over.txt"
+    path.write_bytes(data)
+    try:
+        found = items.read(str(path))
+    except click.UsageError as error:
+        assert len(error.message) < WORDS_CHARS_MAX
+        return
+    assert len(found) == len(found.lines)
+    for item in found:
+        try:
+            values.pack_arguments([item], {})
+        except Unencodable:
+            continue
+
+
 PARSERS: dict[str, Callable[[bytes], None]] = {
+    "over": over,
     "config": settings, "keyfile": key_file, "promise": promise, "outbox": outbox, "pulled": pulled,
 }  # fmt: skip
 
@@ -191,6 +223,8 @@ def seeds(name: str) -> Iterator[bytes]:
         case "config":
             yield b'cluster = "home"\nport = 7373\nseeds = ["a:1"]\nlease_s = 2.5\nmdns = true\nreplica = "never"\n'
             yield b'name = "\\u00f8"\nallow = ["x.*"]\nchild_env = ["LANG"]\nslots = -1 # all\n'
+        case "over":
+            yield b'1\n-2.5\nplain words\n"a text"\n[1, {"a": null}]\n\n{"$bytes": "AAE="}\r\nlast'
         case "keyfile":
             first, second = Key(bytes(20)), Key(bytes(range(20)))
             yield f"{first.text}\n".encode()
@@ -199,7 +233,8 @@ def seeds(name: str) -> Iterator[bytes]:
             yield _promise_file()
         case "outbox":
             yield rows.pack(Outcome(task=TASK, epoch=1, attempt=1, kind="done", result=b"\xc0", run_s=0.5))
-            yield rows.pack(TaskSpec(id=TASK, name="echo", payload=b"\x92\x90\x80", key="k", owner="bob"))
+            yield rows.pack(TaskSpec(id=TASK, name="echo", payload=b"\x92\x90\x80", key="k", owner="bob", keep_s=0.0))
+            yield rows.pack(Outcome(task=TASK, epoch=1, attempt=1, kind="kept", checkpoint=b"half"))
         case _:
             yield from _pulls()
 
@@ -219,19 +254,21 @@ def _promise_file() -> bytes:
 def _pulls() -> Iterator[bytes]:
     task = Task(id=TASK, name="echo", writer="b", seq=1, epoch=1, payload=b"\x90", submitted_ms=1, story=STORY)
     done = replace(task, state=State.DONE, rank=1, version=3, seq=2, result=b"\xc0", worker="b", epoch=2)
+    waits = replace(task, id="3" * 32, seq=8, priority=2, max_running=1, keep_s=0.5, order_ms=-5, not_before_ms=7)
     members, large = rows.pack_members(("a", "b")), rows.pack("x" * 100)
     report = rows.pack(MergeReport(at_ms=2, node="b", merged=3, twice=2, differed=1, held=0))
     packed = [
-        *(rows.pack(("task", *attrgetter(*COLUMNS)(each))) for each in (task, replace(done, id="2" * 32), done)),
+        *(rows.pack(("task", *attrgetter(*COLUMNS)(each))) for each in (task, replace(done, id="2" * 32), done, waits)),
         *(rows.pack(("payload", ref, 1, 1, "b", number, body)) for number, (ref, body) in enumerate((
-            (f"{TASK}/args", large), ("merge/x", report), ("credential/bob", rows.pack({"at_ms": 1})),
+            (f"{TASK}/args", large), (f"{waits.id}/checkpoint", b"half"), ("merge/x", report),
+            ("credential/bob", rows.pack({"at_ms": 1})),
             ("credential/bob/revoked", rows.pack({"at_ms": 1})), (f"{TASK}/clash/1", rows.pack(
                 ("done", "b", 1, b"\xc0", None, None, 1, 2))),
-        ), 3)),
-        rows.pack(("roster", "g", members, 0, 1, 1, "b", 9, members, "")),
+        ), 10)),
+        rows.pack(("roster", "g", members, 0, 1, 1, "b", 20, members, "")),
     ]  # fmt: skip
-    last = Rows(rows=rows.pack_frame(packed), last=True, vector={"b": 9}, committed={"b": 5}, dropped={"c": 1})
-    first = Rows(rows=rows.pack_frame([]), last=False, vector={"b": 9}, committed={}, full=True)
+    last = Rows(rows=rows.pack_frame(packed), last=True, vector={"b": 20}, committed={"b": 5}, dropped={"c": 1})
+    first = Rows(rows=rows.pack_frame([]), last=False, vector={"b": 20}, committed={}, full=True)
     yield rows.pack([last])
     yield rows.pack([first, replace(last, full=True)])
     for part in packed:

@@ -210,7 +210,7 @@ def word(data: bytes) -> None:
     """Words of a path, a query, a command line, a certificate or an answer."""
     typed = data.decode("utf-8", "surrogateescape")
     readers: list[Callable[[str], object]] = [
-        addresses.parse_address, hosts.parse, forms.task_id, forms.node, access.check_name,
+        addresses.parse_address, hosts.parse, forms.task_id, forms.node, forms.batch, access.check_name,
         lambda text: forms.number("limit", text, int), lambda text: forms.number("wait_s", text, float),
         lambda text: security.subject_of({"subjectAltName": (("URI", text),)}),
         lambda text: from_wire({"code": text, "message": text}),
@@ -241,6 +241,7 @@ def seeds(name: str) -> Iterator[bytes]:
                 yield msgspec.msgpack.encode([msgspec.msgpack.encode((kind.value, 1, hello))] * 2)
         case "child":
             yield encode("ready", [{"name": "echo", "params": []}]) + encode("outcomes", [[0, 0, b"\xc0", 0.5]])
+            yield encode("progress", 0, 1.0, 2.0, "half") + encode("checkpoint", 0, b"x") + encode("recalled", 1)
         case "call":
             yield values.pack_arguments([7, 1.5], {"algorithm": "sieve", "data": b"x"})
             yield values.pack_arguments([10**70], {})

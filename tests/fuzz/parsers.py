@@ -191,6 +191,12 @@ def _bodies() -> Iterator[bytes]:
     yield b'{"name": "echo", "args": [1], "kwargs": {"a": {"$bytes": "AAE="}}, "count": 2, "delay_s": 1}'
     yield b'{"node": "n", "boot": "b", "outcomes": [{"task": "t", "epoch": 1, "attempt": 1, "kind": "done"}]}'
     yield values.pack({"tasks": [{"name": "echo", "args": [1]}] * 2})
+    yield (
+        b'{"name": "echo", "priority": 1, "retries": 2, "timeout_s": 9.5, "max_running": 3, "backoff": "linear",'
+        b' "backoff_s": 0.5, "keep_s": 0, "key": "k", "batch": "b", "not_before_ms": 5}'
+    )
+    kept = {"task": "t", "epoch": 1, "attempt": 1, "kind": "kept", "checkpoint": b"half"}
+    yield values.pack({"node": "n", "boot": "b", "outcomes": [kept]})
     for cls in PLAIN:
         yield codec.encode_body(example(cls, full=True))
 
