@@ -108,6 +108,8 @@ class Run:
             raise TypeError(f"progress: note must be a str, not {type(note).__name__}")
         if len(note) > NOTE_CHARS_MAX:
             raise ValueError(f"progress: note has {len(note)} characters; at most {NOTE_CHARS_MAX} are allowed")
+        # A file's name may be no Unicode, which no message takes.
+        note = note.encode("utf-8", "replace").decode()
         self._home.on_progress(self, _amount("done", done), _amount("total", total), note)
 
     def checkpoint(self, data: bytes | bytearray | memoryview) -> None:

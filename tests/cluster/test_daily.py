@@ -115,7 +115,7 @@ def test_a_batch_is_retried_and_called_off_across_a_killed_leader(cluster: MakeC
     waiting = [submit(first, "talk", str(gate), batch="night", delay_s=3600) for _ in range(2)]
     gate.touch()
     first.kill9()
-    three.wait_leader(third, three.ids[1])
+    three.wait_leader(second, three.ids[1])
     again = ok(third, "POST", "/retry-failed?batch=night")["ids"]
     assert len(set(again)) == 3
     for task in again:

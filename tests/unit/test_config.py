@@ -141,6 +141,7 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="can't be read: No such file"):
         load(tmp_path / "none.toml")
     assert "is no TOML" in refusal(tmp_path, "port 1")
+    assert "is no TOML" in refusal(tmp_path, f"port = {'9' * 5000}")
     (tmp_path / "latin.toml").write_bytes(b'name = "\xe9"')
     with pytest.raises(ConfigError, match="is no TOML"):
         load(tmp_path / "latin.toml")

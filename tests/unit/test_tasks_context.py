@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 from typing import Any
 
@@ -102,6 +103,12 @@ def test_nonsense_fails_the_call_and_not_the_task(args: tuple[Any, ...], kind: t
         assert run.told == []
         run.progress(1, 2, "x" * NOTE_CHARS_MAX)
         assert len(run.told) == 1
+
+
+def test_a_note_may_be_the_name_of_any_file() -> None:
+    with meshq.eager() as run:
+        run.progress(1, 2, os.fsdecode(b"caf\xe9"))
+    assert run.told == [(1.0, 2.0, "caf?")]
 
 
 @pytest.mark.parametrize(("data", "kind"), [("text", TypeError), (None, TypeError), ([1], TypeError)])
