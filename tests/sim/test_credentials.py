@@ -16,7 +16,7 @@ from meshq.core.reports import Credentials
 from meshq.errors import Conflict, Forbidden, Malformed, NoLeader, NotFound, QueueFull
 from meshq.node.node import Node
 from meshq.wire import codec
-from tests.sim.story import begin, call, leader_known_to, of, running, story, submit
+from tests.sim.story import Worker, begin, call, done, leader_known_to, of, raised, running, story, submit
 from tests.sim.world import SimWorld
 
 
@@ -212,3 +212,22 @@ async def test_a_credential_fills_its_share_of_the_queue_and_no_more(world: SimW
         await hands_in(world, third, "bob")
     await asks(world, third, "bob", ask.Cancel(id=kept[0]))
     assert (await hands_in(world, third, "bob")).majority
+
+
+@story(3, credential_tasks_max=2)
+async def test_what_failed_is_run_again_within_the_share_only(world: SimWorld) -> None:
+    first, _, third = world.nodes
+    worker = Worker(world, third, "w1")
+    await worker.beat()
+    for name in ("bob", "eve"):
+        await call(world, first, ask.CredentialAdd(name=name))
+    failed = []
+    for _ in range(3):
+        failed += (await hands_in(world, third, "bob")).ids
+        await worker.hand_in(raised(await worker.one()))
+    with pytest.raises(QueueFull, match="the credential bob has 0 of at most 2 unfinished tasks"):
+        await asks(world, third, "bob", ask.RetryFailed())
+    assert (await asks(world, third, "eve", ask.RetryFailed())).ids == ()
+    await asks(world, third, "bob", ask.Retry(id=failed[0]))
+    await worker.hand_in(done(await worker.one()))
+    assert len((await asks(world, third, "bob", ask.RetryFailed())).ids) == 2, "nothing of the refused one was kept"
