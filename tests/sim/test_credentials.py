@@ -221,7 +221,7 @@ async def test_what_failed_is_run_again_within_the_share_only(world: SimWorld) -
     await worker.beat()
     for name in ("bob", "eve"):
         await call(world, first, ask.CredentialAdd(name=name))
-    failed = []
+    failed: list[str] = []
     for _ in range(3):
         failed += (await hands_in(world, third, "bob")).ids
         await worker.hand_in(raised(await worker.one()))
