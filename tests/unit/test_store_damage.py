@@ -80,7 +80,7 @@ async def test_a_file_without_its_tables_is_refused_at_the_start(tmp_path: Path)
         conn.execute("DROP TABLE roster")
         conn.execute("DROP TABLE vector")
     conn.close()
-    with pytest.raises(CorruptDatabase, match="it lacks roster, vector"):
+    with pytest.raises(CorruptDatabase, match="it lacks, or has changed, roster, vector"):
         await Database.open(path)
 
 
@@ -104,4 +104,14 @@ async def test_a_schema_that_is_no_text_is_refused_at_the_start(tmp_path: Path) 
     await (await Database.open(path)).close()
     path.write_bytes(path.read_bytes().replace(b"CREATE TABLE meta", b"CREATE \xff\xfe\xfd\xfc\xfb meta"))
     with pytest.raises(CorruptDatabase, match=r"queue\.db: is damaged"):
+        await Database.open(path)
+
+
+async def test_so_is_a_header_of_a_format_that_does_not_exist(tmp_path: Path) -> None:
+    path = tmp_path / "queue.db"
+    await (await Database.open(path)).close()
+    content = bytearray(path.read_bytes())
+    content[47] = 77  # the schema format, 1 to 4
+    path.write_bytes(content)
+    with pytest.raises(CorruptDatabase, match=r"queue\.db: is damaged: unsupported file format"):
         await Database.open(path)
