@@ -53,7 +53,8 @@ def _code(error: Exception) -> int:
 
 
 def _is_the_stores(error: Exception) -> bool:
-    return isinstance(error, _ERRORS) and _code(error) in _STORE_CODES
+    # A work that meets what is no text in a value of somebody's says nothing of the file.
+    return isinstance(error, sqlite3.Error) and _code(error) in _STORE_CODES
 
 
 def _translated(error: Exception, where: str) -> MeshqError:

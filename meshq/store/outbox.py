@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from meshq.core.limits import OUTBOX_TASKS_MAX
+from meshq.core.limits import OUTBOX_OWNER_TASKS_MAX, OUTBOX_TASKS_MAX
 from meshq.core.reports import TaskView
 from meshq.core.requests import Outcome, TaskSpec
 from meshq.core.task import State
@@ -29,6 +29,7 @@ _DECODERS: dict[str, msgspec.msgpack.Decoder[Any]] = {
     _RESULT: msgspec.msgpack.Decoder(Outcome),
     _SUBMIT: msgspec.msgpack.Decoder(TaskSpec),
 }
+_INSERT = "INSERT OR IGNORE INTO entries (kind, put_ms, boot, task, body, owner) VALUES (?, ?, ?, ?, ?, ?)"
 _AMONG = "IN (SELECT value FROM json_each(?))"
 
 
@@ -39,10 +40,18 @@ class Outbox:
         database: With the schema `OUTBOX`; the simulator hands in an inline one.
         wall_ms: The wall clock, in milliseconds.
         tasks_max: How many submitted tasks it takes.
+        owner_tasks_max: How many of them of one credential.
     """
 
-    def __init__(self, database: BaseDatabase, wall_ms: Callable[[], int], tasks_max: int = OUTBOX_TASKS_MAX) -> None:
+    def __init__(
+        self,
+        database: BaseDatabase,
+        wall_ms: Callable[[], int],
+        tasks_max: int = OUTBOX_TASKS_MAX,
+        owner_tasks_max: int = OUTBOX_OWNER_TASKS_MAX,
+    ) -> None:
         self._tasks_max = tasks_max
+        self._owner_tasks_max = owner_tasks_max
         self._database = database
         self._wall_ms = wall_ms
 
@@ -65,12 +74,30 @@ class Outbox:
         Raises:
             QueueFull: Too many wait already; none of these is kept.
         """
-        if await self.count_submits() + len(specs) > self._tasks_max:
+        put_ms = self._wall_ms()
+        rows = [(_SUBMIT, put_ms, "", spec.id, pack(spec), spec.owner) for spec in specs]
+        owners = {spec.owner for spec in specs} - {""}
+
+        def work(conn: Connection) -> None:
+            conn.executemany(_INSERT, rows)
+            self._check_room(conn, owners)
+
+        await self._database.write(work)
+
+    def _check_room(self, conn: Connection, owners: Collection[str]) -> None:
+        """After the new ones are there: those that had been before take no more room."""
+        (count,) = conn.execute("SELECT count(*) FROM entries WHERE kind = 'submit'").fetchone()
+        whose = ""
+        for owner in owners:
+            (there,) = conn.execute("SELECT count(*) FROM entries WHERE owner = ? AND owner <> ''", (owner,)).fetchone()
+            if there > self._owner_tasks_max:
+                whose = f" of the credential {owner}"
+        if whose or count > self._tasks_max:
+            most = self._owner_tasks_max if whose else self._tasks_max
             raise QueueFull(
-                f"there is no leader, and at most {self._tasks_max} tasks are kept here for the next one; try again "
-                "when there is one"
+                f"there is no leader, and at most {most} tasks{whose} are kept here for the next one; try again when "
+                "there is one"
             )
-        await self._put(_SUBMIT, "", [(spec.id, pack(spec)) for spec in specs])
 
     async def submits(self, limit: int) -> list[tuple[int, TaskSpec]]:
         """The oldest tasks: entry number, task."""
@@ -141,9 +168,8 @@ class Outbox:
 
     async def _put(self, kind: str, boot: str, bodies: Sequence[tuple[str, bytes]]) -> None:
         put_ms = self._wall_ms()
-        rows = [(kind, put_ms, boot, task, body) for task, body in bodies]
-        sql = "INSERT OR IGNORE INTO entries (kind, put_ms, boot, task, body) VALUES (?, ?, ?, ?, ?)"
-        await self._database.write(lambda conn: conn.executemany(sql, rows).close())
+        rows = [(kind, put_ms, boot, task, body, "") for task, body in bodies]
+        await self._database.write(lambda conn: conn.executemany(_INSERT, rows).close())
 
     async def _entries(self, kind: str, limit: int) -> list[Entry[Any]]:
         # Results may be large, so that a number of them alone bounds nothing.

@@ -5,11 +5,13 @@ CREATE TABLE entries (
     put_ms INTEGER NOT NULL,
     boot TEXT NOT NULL,
     task TEXT NOT NULL,
-    body BLOB NOT NULL
+    body BLOB NOT NULL,
+    owner TEXT NOT NULL DEFAULT ''
 );
 
 CREATE INDEX entries_kind ON entries (kind, entry);
 CREATE UNIQUE INDEX entries_submit ON entries (task) WHERE kind = 'submit';
+CREATE INDEX entries_owner ON entries (owner) WHERE owner <> '';
 
 -- Entries that could not be read, as they were.
 CREATE TABLE garbage (

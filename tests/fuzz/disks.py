@@ -115,7 +115,7 @@ async def _outbox(data: bytes) -> None:
     with closing(conn):
         kinds = ("result", "submit")
         for entry, kind in enumerate(kinds, 1):
-            conn.execute("INSERT INTO entries VALUES (?, ?, 1, 'boot', ?, ?)", (entry, kind, TASK, data))
+            conn.execute("INSERT INTO entries VALUES (?, ?, 1, 'boot', ?, ?, '')", (entry, kind, TASK, data))
         box = Outbox(InlineDatabase(conn), lambda: 1)
         await box.find(TASK, owner="bob")
         await box.submit_views([TASK])

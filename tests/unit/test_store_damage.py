@@ -99,6 +99,17 @@ async def test_text_that_is_none_any_more_is_damage(tmp_path: Path) -> None:
     await database.close()
 
 
+async def test_a_value_that_is_no_text_is_no_damage_of_the_file(tmp_path: Path) -> None:
+    database = await filled(tmp_path / "queue.db")
+    told: list[str] = []
+    database.on_corrupt = lambda: told.append("corrupt")
+    for there in (database.read, database.write):
+        with pytest.raises(UnicodeDecodeError):
+            await there(lambda conn: b"\xed\xa0".decode())
+    assert told == []
+    await database.close()
+
+
 async def test_a_schema_that_is_no_text_is_refused_at_the_start(tmp_path: Path) -> None:
     path = tmp_path / "queue.db"
     await (await Database.open(path)).close()
