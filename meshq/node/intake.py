@@ -19,6 +19,7 @@ from meshq.store import feed, queue
 from meshq.store.database import Connection
 from meshq.store.feed import Pen
 from meshq.wire import values
+from meshq.wire.aside import Aside
 
 CENSUS_WAIT_S = 3.0
 NAMES_SHOWN = 20
@@ -44,6 +45,7 @@ class Intake:
         self._clock = clock
         self._config = config
         self._open_at_most = config.queue_tasks_max
+        self._aside = Aside()
 
     async def submit(self, request: Submit) -> Submitted:
         """Keeps tasks; answers once they are committed.
@@ -137,19 +139,11 @@ class Intake:
 
     async def _problems(self, specs: Sequence[TaskSpec]) -> dict[str, MeshqError]:
         """What is wrong with which of these tasks."""
-        problems: dict[str, MeshqError] = {}
-        checked: dict[tuple[str, bytes], MeshqError | None] = {}
         for name in dict.fromkeys(spec.name for spec in specs):
             await self._wait_until_known(name)
-        known = self._dispatcher.claims.known_tasks(self._clock.boot_s())
-        for spec in specs:
-            key = (spec.name, spec.payload)
-            if key not in checked:
-                checked[key] = _problem(spec, known)
-            problem = checked[key]
-            if problem is not None:
-                problems[spec.id] = problem
-        return problems
+        known = dict(self._dispatcher.claims.known_tasks(self._clock.boot_s()))
+        size_bytes = sum(len(spec.payload) for spec in specs)
+        return await self._aside.run(lambda: _problems_of(specs, known), size_bytes)
 
     async def _wait_until_known(self, name: str) -> None:
         """Right after a takeover the workers have not all said what they know yet."""
@@ -167,6 +161,19 @@ class Intake:
 def _new(conn: Connection, specs: Sequence[TaskSpec]) -> int:
     """How many of these are not here: one that is takes no room; its client repeats it, since the answer was lost."""
     return len(specs) - len(queue.present(conn, [spec.id for spec in specs]))
+
+
+def _problems_of(specs: Sequence[TaskSpec], known: dict[str, TaskInfo]) -> dict[str, MeshqError]:
+    problems: dict[str, MeshqError] = {}
+    checked: dict[tuple[str, bytes], MeshqError | None] = {}
+    for spec in specs:
+        key = (spec.name, spec.payload)
+        if key not in checked:
+            checked[key] = _problem(spec, known)
+        problem = checked[key]
+        if problem is not None:
+            problems[spec.id] = problem
+    return problems
 
 
 def _problem(spec: TaskSpec, known: dict[str, TaskInfo]) -> MeshqError | None:

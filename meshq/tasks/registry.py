@@ -176,7 +176,8 @@ def load(spec: str) -> None:
             module = _load_file(Path(spec))
         else:
             if "" not in sys.path and str(Path.cwd()) not in sys.path:
-                sys.path.insert(0, str(Path.cwd()))
+                # Last of all: nothing that is installed is looked for here first.
+                sys.path.append(str(Path.cwd()))
             module = importlib.import_module(spec)
     except FileNotFoundError as error:
         if error.filename == spec:

@@ -17,6 +17,7 @@ from meshq.core import limits
 from meshq.errors import Malformed, MeshqError, TooLarge
 from meshq.wire import values
 from meshq.wire.aside import Aside
+from meshq.wire.parts import Parts
 from meshq.wire.shares import Share
 
 F = TypeVar("F")
@@ -133,7 +134,7 @@ def _value(data: bytes, kind: str) -> Any:
         plain = values.loads(data, digits_max=limits.BODY_DIGITS_MAX, parts_max=limits.PARTS_MAX)
         return values.from_json(plain)
     try:
-        return values.unpack(data, depth_max=_DEPTH_MAX, parts_max=limits.PARTS_MAX)
+        return values.unpack(data, depth_max=_DEPTH_MAX, parts=Parts(limits.PARTS_MAX))
     except Malformed as error:
         raise Malformed(f"the body is no msgpack, and its Content-Type does not say {JSON}: {error}") from error
 

@@ -13,11 +13,14 @@ from meshq.core.requests import Outcome, Submit, SubmitResult, TaskSpec
 from meshq.core.task import FINISHED, OPEN
 from meshq.errors import Malformed, TooLarge
 from meshq.wire import codec, values
+from meshq.wire.parts import Parts
 
 S = TypeVar("S", bound=msgspec.Struct)
 
 # What a task takes while it is read, next to nothing in it.
 TASK_BYTES: Final = 200
+# What a payload is at least: `[args, kwargs]` and these two.
+_PARTS_LEAST: Final = 3
 OUTCOME_KINDS: Final = ("done", "failed", "crashed", "released")
 STATES: Final = tuple(sorted(state.value for state in OPEN | FINISHED))
 
@@ -83,9 +86,10 @@ def submit(body: dict[str, Any], new_id: Callable[[], str], wall_ms: Callable[[]
         raise Malformed(f"beside tasks there must be no {', '.join(sorted(set(body) - {'tasks'}))[:100]}")
     specs: list[TaskSpec] = []
     size_bytes = 0
+    parts = Parts(limits.PARTS_MAX + _PARTS_LEAST * len(forms), "the arguments of all tasks have")
     for index, form in enumerate(forms):
         where = f"tasks[{index}]." if whole_batch else ""
-        for spec in _specs(form, where, new_id, wall_ms(), owner):
+        for spec in _specs(form, where, parts, new_id, wall_ms(), owner):
             specs.append(spec)
             size_bytes += len(spec.payload)
             if size_bytes > limits.SUBMIT_BYTES_MAX:
@@ -179,7 +183,9 @@ def well_formed(request: Any) -> None:
         raise Malformed(f"a text outside of arguments and results is no Unicode: {error}") from error
 
 
-def _specs(form_body: Any, where: str, new_id: Callable[[], str], now_ms: int, owner: str) -> Iterator[TaskSpec]:
+def _specs(
+    form_body: Any, where: str, parts: Parts, new_id: Callable[[], str], now_ms: int, owner: str
+) -> Iterator[TaskSpec]:
     form = _converted(form_body, TaskForm, where)
     for name in ("count", "delay_s"):
         value = getattr(form, name)
@@ -198,7 +204,7 @@ def _specs(form_body: Any, where: str, new_id: Callable[[], str], now_ms: int, o
         raise Malformed(f"{where}{'key' if form.key == '' else 'batch'}: must not be empty")
     not_before_ms = now_ms + round(form.delay_s * 1000) if form.delay_s else form.not_before_ms or 0
     spec = TaskSpec(
-        id=form.id or new_id(), name=form.name, payload=_payload(form, where), priority=form.priority,
+        id=form.id or new_id(), name=form.name, payload=_payload(form, where, parts), priority=form.priority,
         not_before_ms=not_before_ms, timeout_s=form.timeout_s, retries=form.retries, backoff_s=form.backoff_s,
         key=form.key, batch=form.batch, owner=owner,
     )  # fmt: skip
@@ -209,12 +215,12 @@ def _specs(form_body: Any, where: str, new_id: Callable[[], str], now_ms: int, o
         yield replace(spec, id=new_id())
 
 
-def _payload(form: TaskForm, where: str) -> bytes:
+def _payload(form: TaskForm, where: str, parts: Parts) -> bytes:
     if form.payload is not None:
         if form.args is not None or form.kwargs is not None:
             raise Malformed(f"{where}payload: stands for args and kwargs, which can't be given beside it")
         try:
-            values.unpack_arguments(form.payload, parts_max=limits.PARTS_MAX)
+            values.unpack_arguments(form.payload, parts=parts)
         except Malformed as error:
             raise Malformed(f"{where}payload: {error}") from error
         return form.payload

@@ -271,8 +271,27 @@ def server_context(own: Passport) -> ssl.SSLContext:
 
 
 def client_context(own: Passport) -> ssl.SSLContext:
-    """For whoever calls. Names and addresses change: who was called is told by its certificate's subject."""
-    return _context(ssl.PROTOCOL_TLS_CLIENT, own)
+    """For whoever calls a node. Names and addresses change: who was called is told by its certificate's subject."""
+    context = _context(ssl.PROTOCOL_TLS_CLIENT, own)
+    context.sslobject_class = _NodesOnly
+    return context
+
+
+class NoNode(ssl.SSLError):
+    """Whoever was called proved itself, and is no node."""
+
+
+class _NodesOnly(ssl.SSLObject):
+    """One side of a handshake that ends well only where the other is a node.
+
+    Who has a credential of the same cluster could answer in a node's place otherwise, and be told the first request.
+    """
+
+    def do_handshake(self) -> None:
+        super().do_handshake()
+        subject = subject_of(self.getpeercert())
+        if subject is None or subject.role != Role.NODE:
+            raise NoNode("no node")
 
 
 @dataclass(frozen=True, slots=True)

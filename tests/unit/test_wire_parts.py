@@ -73,17 +73,17 @@ def test_values_of_any_kind_pass_as_keys() -> None:
 
 def test_parts_are_counted_alike_in_both_forms() -> None:
     fits: list[Any] = [[] for _ in range(99)]
-    assert values.unpack(values.pack(fits, parts_max=100), parts_max=100) == fits
+    assert values.unpack(values.pack(fits, parts_max=100), parts=Parts(100)) == fits
     assert values.loads(b"[" + b",".join([b"[]"] * 99) + b"]", parts_max=100) == fits
     over: list[Any] = [{} for _ in range(100)]
     with pytest.raises(Unencodable, match="value can't be sent: it has more than 100 lists, maps and sets"):
         values.pack(over, parts_max=100)
     with pytest.raises(Malformed, match="more than 100 lists"):
-        values.unpack(values.pack(over), parts_max=100)
+        values.unpack(values.pack(over), parts=Parts(100))
     with pytest.raises(Malformed, match="more than 100 lists"):
         values.loads(b"[" + b",".join([b"{}"] * 100) + b"]", parts_max=100)
     with pytest.raises(Malformed, match="more than 100 lists"):
-        values.unpack_arguments(values.pack_arguments(over, {}), parts_max=100)
+        values.unpack_arguments(values.pack_arguments(over, {}), parts=Parts(100))
 
 
 @pytest.mark.parametrize(
