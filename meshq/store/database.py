@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar, cast
 import aiosqlite
 
 from meshq.errors import CorruptDatabase, DiskFailed, DiskFull, InvariantBroken, MeshqError, StoreError
-from meshq.store.files import disk_error
+from meshq.store.files import disk_error, make_private
 from meshq.store.schema import QUEUE, Schema, migrate
 
 Connection = sqlite3.Connection
@@ -258,6 +258,7 @@ def _prepare(path: Path, schema: Schema) -> None:
     """Makes or upgrades the file, so that whatever is wrong with it shows before a thread is started for it."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(path)
         with closing(sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)) as conn:
             conn.execute("PRAGMA journal_mode = WAL")
             conn.execute("PRAGMA synchronous = FULL")

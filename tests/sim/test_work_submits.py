@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from meshq.core.messages import Call
 from meshq.core.requests import TaskInfo, TasksQuery, WaitQuery
 from meshq.errors import Malformed, QueueFull, UnknownTask
 from meshq.wire import values
@@ -142,3 +143,26 @@ async def test_an_invalid_submit_that_waited_becomes_a_failed_task(world: SimWor
     assert shown.error is not None
     assert (shown.state, values.unpack(shown.error)["type"]) == ("failed", Malformed.__name__)
     assert (await call(world, second, TasksQuery(state="pending"))).tasks[0].id == good.id
+
+
+@story(machines=2, without_majority="stop")
+async def test_what_waited_is_delivered_in_batches_of_some_bytes(world: SimWorld) -> None:
+    first, second = world.nodes
+    world.crash(first)
+    await world.until("nobody leads", lambda: not world.leaders())
+    large = [world.spec(payload=values.pack([[bytes(400_000)], {}])) for _ in range(7)]
+    for spec in large:
+        assert (await submit(world, second, spec)).queued
+    batches: list[int] = []
+
+    def watch(sender: str, to: str, message: object) -> bool:
+        if isinstance(message, Call) and message.request == "Submit":
+            batches.append(len(message.body) // 400_000)
+        return True
+
+    world.network.tap = watch
+    world.start(first)
+    await world.until("all are delivered", lambda: sum(batches) == len(large))
+    assert batches == [3, 3, 1], "of 1.2 MB, since the leader looks at all of it before it answers"
+    for spec in large:
+        assert (await view(world, first, spec.id)).state in ("pending", "running", "done")

@@ -10,8 +10,9 @@ import msgpack
 import pytest
 
 from meshq.core.limits import BODY_DIGITS_MAX, PARTS_MAX, SAME_HASH_MAX
+from meshq.core.requests import Submit
 from meshq.errors import Malformed, Unencodable
-from meshq.wire import values
+from meshq.wire import forms, values
 from meshq.wire.parts import Parts, check_keys
 
 # Multiples of the modulus of Python's hash of numbers: all of them have the hash 0.
@@ -138,3 +139,16 @@ def test_the_tag_of_integers_holds_hexadecimal_digits(content: str) -> None:
         return
     with pytest.raises(Malformed, match=r"\$int can't hold"):
         values.from_json(values.loads(f'{{"$int": {content}}}'))
+
+
+def test_the_arguments_of_all_tasks_of_a_submit_share_one_bound() -> None:
+    """Whoever leads looks at each of them before it answers; what every task has counts for nothing."""
+    half = {"name": "f", "payload": values.pack_arguments([[[]] * (PARTS_MAX // 2 - 1)], {})}
+    small = {"name": "f", "payload": values.pack_arguments([], {})}
+
+    def submit(*tasks: dict[str, Any]) -> Submit:
+        return forms.submit({"tasks": [*tasks]}, lambda: "0" * 32, lambda: 0)
+
+    assert len(submit(half, *[small] * 100, half).tasks) == 102
+    with pytest.raises(Malformed, match=r"tasks\[2\]\.payload: .*of all tasks have more than 500009 lists"):
+        submit(half, half, half)
