@@ -296,10 +296,10 @@ class Links:
                 frame = await socket.receive()
             if frame.type is aiohttp.WSMsgType.BINARY:
                 peer = handshake.read(frame.data)
-                shown = security.subject_of(socket.get_extra_info("peercert"))
-                if self._secured is None or shown == security.Subject(security.Role.NODE, peer.node):
+                # Asked now: the key may have been dropped while the greeting was on its way.
+                if self._secured is None or self._secured().prove(socket.get_extra_info("peercert"), peer.node):
                     return peer
-                text = f"it says that it is …{ids.short(peer.node)}, and its certificate does not"
+                text = f"it says that it is …{ids.short(peer.node)}, and its certificate does not, or is of an old key"
                 self._refuse(Refused(code="link_not_itself", message=text, retryable=False), address)
                 return None
             self._count("greeting_missing")

@@ -301,16 +301,22 @@ class Contexts:
     Args:
         server: For those who call it.
         clients: For whom it calls: one for each of its keys, in the order in which they are tried.
+        issuers: The names of its keys.
     """
 
     server: ssl.SSLContext
     clients: tuple[ssl.SSLContext, ...]
+    issuers: frozenset[str]
+
+    def prove(self, peercert: Any, node: str) -> bool:
+        """Whether the other side's certificate, which its handshake proved, names this node and is believed still."""
+        return subject_of(peercert) == Subject(Role.NODE, node) and key_of(peercert) in self.issuers
 
 
 def contexts_of(keys: Sequence[Key], node: str) -> Contexts:
     """Those of a node that holds these keys, at least one; it shows the first to those who call it."""
     own = passports(keys, Subject(Role.NODE, node))
-    return Contexts(server_context(own[0]), tuple(map(client_context, own)))
+    return Contexts(server_context(own[0]), tuple(map(client_context, own)), frozenset(key.name for key in keys))
 
 
 def _context(protocol: Any, own: Passport) -> ssl.SSLContext:
