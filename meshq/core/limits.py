@@ -43,7 +43,7 @@ PARAMS_MAX = 256
 # -- in bodies -------------------------------------------------------------------------------------------
 
 DEPTH_MAX = 100
-PARTS_MAX = 500_000
+PARTS_MAX = 250_000
 SAME_HASH_MAX = 32
 SUBMIT_BYTES_MAX = 60 << 20
 BODY_DIGITS_MAX = 100_000

@@ -150,5 +150,5 @@ def test_the_arguments_of_all_tasks_of_a_submit_share_one_bound() -> None:
         return forms.submit({"tasks": [*tasks]}, lambda: "0" * 32, lambda: 0)
 
     assert len(submit(half, *[small] * 100, half).tasks) == 102
-    with pytest.raises(Malformed, match=r"tasks\[2\]\.payload: .*of all tasks have more than 500009 lists"):
+    with pytest.raises(Malformed, match=rf"tasks\[2\]\.payload: .*of all tasks have more than {PARTS_MAX + 9} lists"):
         submit(half, half, half)
