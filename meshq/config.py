@@ -223,7 +223,9 @@ def _checked(values: dict[str, Any], sources: dict[str, str], texts: Collection[
         except msgspec.ValidationError as error:
             choices = get_args(get_type_hints(Config)[key]) if "enum" in str(error) else ()
             text = f"must be {' or '.join(choices)}" if choices else str(error).split(" - at ")[0].rstrip(".")
-            raise ConfigError(f"{sources[key]}: {key} = {value!r}: {text[:1].lower()}{text[1:]}") from error
+            # Errors are pasted into mails.
+            shown = "…" if key == "key" else repr(value)
+            raise ConfigError(f"{sources[key]}: {key} = {shown}: {text[:1].lower()}{text[1:]}") from error
     source = {"key_from": sources["key"]} if values.get("key") else {}
     config = msgspec.convert(values | source, Config, strict=False)
     for key in ("cluster", "name"):

@@ -16,6 +16,7 @@ import click
 import platformdirs
 
 from meshq.cli import output
+from meshq.core.texts import printable
 from meshq.errors import BadKey, ConfigError
 from meshq.wire.unix import socket_path
 
@@ -224,6 +225,12 @@ def help_alone(ctx: click.Context) -> None:
 def note(message: str) -> None:
     """One line on stderr, for people."""
     click.echo(message, err=True)
+
+
+def note_lines(text: str) -> None:
+    """Several lines of others' making on stderr: they move nothing on the terminal."""
+    for line in text.rstrip().split("\n"):
+        note(printable(line))
 
 
 def on_interrupt(more: str | None) -> None:

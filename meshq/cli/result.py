@@ -7,7 +7,7 @@ import asyncio
 import click
 
 from meshq.cli import render
-from meshq.cli.common import Command, Local, Number, client_options, note
+from meshq.cli.common import Command, Local, Number, client_options, note, note_lines
 from meshq.cli.completing import ids
 from meshq.cli.progress import finished
 from meshq.client.record import Record
@@ -40,7 +40,7 @@ def result(local: Local, task_id: str, wait: bool, timeout_s: float | None, trac
     click.echo(render.record_json(record) if local.as_json else render.record_text(record, with_reason=False))
     shows_where = bool(record.error and record.error.get("traceback"))
     if traceback and record.error and shows_where:
-        note(str(record.error["traceback"]).rstrip())
+        note_lines(str(record.error["traceback"]))
     if record.finished and record.state != State.DONE:
         hint = " (--traceback shows where)" if shows_where and not traceback and not local.as_json else ""
         note(f"meshq result: {short(record.id)}: {render.line(record.reason)}{hint}")

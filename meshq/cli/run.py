@@ -11,7 +11,7 @@ import click
 
 from meshq.cli import progress, render, settings
 from meshq.cli.arguments import TaskCommand, task_arguments
-from meshq.cli.common import Local, client_options, listens, note, on_interrupt
+from meshq.cli.common import Local, client_options, listens, note, note_lines, on_interrupt
 from meshq.cli.signals import end_like_ctrl_c
 from meshq.cli.submitting import task_options
 from meshq.client.options import Options
@@ -44,7 +44,7 @@ def run(local: Local, name: str, arguments: tuple[str, ...], options: Options, t
     except TaskFailed as error:
         where = str((error.error or {}).get("traceback") or "").rstrip()
         if where and traceback:
-            note(where)
+            note_lines(where)
         elif where:
             error.append(" (--traceback shows where)")
         raise

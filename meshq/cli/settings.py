@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from meshq import classic, config
 from meshq.cli.common import note
+from meshq.errors import ConfigError
 
 FILE_NAME = "meshq.toml"
 
@@ -24,11 +26,27 @@ def load(data_dir: Path, path: Path | None = None, overrides: Mapping[str, Any] 
     Raises:
         ConfigError: Something in it is wrong.
     """
+    _check_owner(data_dir)
     origin = trace(data_dir, path, overrides)
     for one in origin.classic:
         name = config.ENV_PREFIX + one.setting.upper()
         note(f"{one.source} is taken as {one.setting} = {one.value}; meshq's own name for it is {name}")
     return origin.config
+
+
+def _check_owner(data_dir: Path) -> None:
+    """Whether the folder is this user's own: what stands in its configuration names code, which would be run."""
+    try:
+        found = data_dir.stat()
+    except OSError:
+        return  # there is none yet, or the next step says what is wrong with it
+    if found.st_uid not in (os.geteuid(), 0):
+        raise ConfigError(
+            f"{data_dir} belongs to another user (uid {found.st_uid}), who could have anything run here; choose "
+            "another with --data-dir"
+        )
+    if found.st_mode & stat.S_IWOTH:
+        raise ConfigError(f"every user of this machine may write to {data_dir}; type: chmod o-w {data_dir}")
 
 
 def trace(data_dir: Path, path: Path | None = None, overrides: Mapping[str, Any] | None = None) -> config.Origin:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -63,6 +64,8 @@ def up(
       meshq up --tasks mytasks.py            with tasks of your own
       meshq up --data-dir /tmp/b --port 0    a second one on this machine
     """
+    if key is not None and key != "-":
+        _hide(key)
     found = settings.load(
         local.data_dir,
         config,
@@ -76,6 +79,14 @@ def up(
     from meshq.node.daemon import run_daemon
 
     return run_daemon(found, local.data_dir)
+
+
+def _hide(key: str) -> None:
+    """Takes the key out of what every user of this machine sees of its processes."""
+    from setproctitle import setproctitle
+
+    if key:
+        setproctitle(shlex.join(argument.replace(key, "KEY") for argument in sys.orig_argv))
 
 
 def _typed(key: str | None) -> str | None:

@@ -9,7 +9,7 @@ import aiohttp
 from yarl import URL
 
 from meshq.client import proof, sight
-from meshq.client.proof import NoNode, Proof
+from meshq.client.proof import Proof
 from meshq.client.sight import Kind, Sight
 from meshq.client.ways import REQUESTS_MAX
 from meshq.discovery.seeds import Seed
@@ -69,7 +69,7 @@ class Port:
         kind, to = NoAnswer if arrived else NoDaemon, self._address
         if (away := sight.unreached(error)) is not None:
             return kind(self._away(away))
-        if security.cause_of(error, NoNode) is not None:
+        if security.cause_of(error, security.NoNode) is not None:
             return BadKey(f"{to} shows a client's certificate, and no machine's: it is none of the cluster's machines")
         seen = await sight.look(to.host, to.port, LOOK_S)
         told = seen.kind in (Kind.SECURED, Kind.INSECURE, Kind.OTHER)

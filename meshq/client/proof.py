@@ -13,26 +13,9 @@ from meshq.core import keys
 from meshq.errors import BadKey, ConfigError
 from meshq.store import keyfile
 from meshq.wire import security
-from meshq.wire.security import HOLDER, Passport, Role
+from meshq.wire.security import HOLDER, Passport
 
 KEY_VARIABLE: Final = "MESHQ_KEY"
-
-
-class NoNode(ssl.SSLError):
-    """Whoever was called proved itself, and is no node."""
-
-
-class _NodesOnly(ssl.SSLObject):
-    """One side of a handshake that ends well only where the other is a node.
-
-    Who has a credential of the same cluster could answer in a node's place otherwise, and be told the first request.
-    """
-
-    def do_handshake(self) -> None:
-        super().do_handshake()
-        subject = security.subject_of(self.getpeercert())
-        if subject is None or subject.role != Role.NODE:
-            raise NoNode("no node")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,22 +75,16 @@ def _read(text: str, where: str = "") -> keys.Key:
 
 def _of_keys(held: Sequence[keys.Key], source: str) -> Proof:
     own = security.passports(held, HOLDER)
-    return Proof(source, None, _issuers(own[0]), tuple(map(_context, own)))
+    return Proof(source, None, _issuers(own[0]), tuple(map(security.client_context, own)))
 
 
 def _of_credential(text: str) -> Proof:
     found = security.read_credential(text)
     try:
-        context = _context(found.passport)
+        context = security.client_context(found.passport)
     except ssl.SSLError as error:
         raise BadKey(f"the credential {found.name} can't be used: {error.reason or error}") from error
     return Proof(f"the credential {found.name}", found.name, _issuers(found.passport), (context,))
-
-
-def _context(own: Passport) -> ssl.SSLContext:
-    context = security.client_context(own)
-    context.sslobject_class = _NodesOnly
-    return context
 
 
 def _issuers(own: Passport) -> frozenset[str]:

@@ -14,7 +14,7 @@ from yarl import URL
 from meshq.discovery import seeds
 from meshq.discovery.seeds import Seed
 from meshq.errors import ConfigError, MeshqError, NoAnswer, NoDaemon
-from meshq.wire.unix import socket_path
+from meshq.wire.unix import socket_path, squatter
 
 # Above the daemon's backlog of connections a Unix socket refuses more, so the client keeps its own queue.
 REQUESTS_MAX: Final = 64
@@ -97,6 +97,11 @@ class Socket:
 
     def __init__(self, data_dir: Path) -> None:
         self._path = socket_path(data_dir)
+        if (owner := squatter(self._path)) is not None:
+            raise ConfigError(
+                f"{self._path.parent} belongs to another user (uid {owner}), so that a daemon there is not yours; "
+                "choose a data directory with a shorter path: --data-dir DIR"
+            )
         self.where = f"the daemon at {self._path}"
         self.url = URL("http://meshq")
 

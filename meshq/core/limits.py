@@ -47,7 +47,7 @@ PARAMS_MAX = 256
 # -- in bodies -------------------------------------------------------------------------------------------
 
 DEPTH_MAX = 100
-PARTS_MAX = 500_000
+PARTS_MAX = 250_000
 SAME_HASH_MAX = 32
 SUBMIT_BYTES_MAX = 60 << 20
 BODY_DIGITS_MAX = 100_000
@@ -96,5 +96,6 @@ CALLS_MAX = 128
 COUNTERS_MAX = 1000
 PEERS_MAX = 4096
 OUTBOX_TASKS_MAX = 1_000_000
+OUTBOX_OWNER_TASKS_MAX = 10_000
 # What a task printed, on the node that ran it.
 LOG_BYTES_MAX = 1 << 20

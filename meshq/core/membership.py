@@ -51,6 +51,19 @@ class Roster:
 NOBODY = Roster()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """A cluster that became part of another, as one of its replicas knows it.
+
+    Args:
+        needed: So many of its replicas hold, taken together, all that a majority had there.
+        epoch: Of the roster that ended it; 0 where this replica did not hold that one.
+    """
+
+    needed: int
+    epoch: int = 0
+
+
 def newest(rosters: Collection[Roster]) -> Roster:
     """The one with the greatest key; an empty one where there are none."""
     return max(rosters, key=lambda roster: roster.key, default=NOBODY)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from meshq.core.membership import Roster
+from meshq.core.membership import Ended, Roster
 
 # A node speaks its own version and the one before, so that machines can be upgraded in turn; a link uses the greatest
 # that both its ends speak (`Transport.version_of`), the cluster the least of all replicas' `Hello.version`.
@@ -39,10 +39,9 @@ class Hello:
 
     `version` is the newest protocol version that this node speaks. `leader` is whom it follows, itself perhaps, in
     `epoch`. `split` is `warm` or `cold` while it works without a majority. `hears` are the replicas that answer it.
-    `formerly` is the id that it had before its database was copied or lost; `dissolved` are the clusters in
-    which it was a replica and that its roster does not name yet: each genesis, and how many replicas' rows have to be
-    home before it may. `keys` are the names of the keys that it accepts, `offered` is the next one while the key is
-    being changed, `dropped` are the names of those that are valid no more.
+    `formerly` is the id that it had before its database was copied or lost; `dissolved` are the clusters, by genesis,
+    in which it was a replica and that its roster does not name yet. `keys` are the names of the keys that it accepts,
+    `offered` is the next one while the key is being changed, `dropped` are the names of those that are valid no more.
     """
 
     boot: str
@@ -60,7 +59,7 @@ class Hello:
     split: str = ""
     hears: tuple[str, ...] = ()
     formerly: str = ""
-    dissolved: dict[str, int] = field(default_factory=dict)
+    dissolved: dict[str, Ended] = field(default_factory=dict)
     keys: tuple[str, ...] = ()
     offered: str = field(default="", repr=False)
     dropped: tuple[str, ...] = ()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import accumulate
 
 from meshq.core.ports import Clock
 from meshq.core.requests import Submit, TaskSpec
@@ -14,6 +16,8 @@ from meshq.node.gateway import Gateway
 from meshq.store.outbox import Outbox
 
 BATCH_TASKS = 1000
+# The leader looks at all arguments before it answers, and is waited for.
+BATCH_BYTES = 1 << 20
 BACKOFF_S_MIN = 1.0
 BACKOFF_S_MAX = 20.0
 IDLE_S = 1.0
@@ -55,7 +59,7 @@ class Courier:
                 await self._elector.changed.after(count, IDLE_S)
 
     async def _deliver(self) -> int:
-        entries = await self._outbox.submits(BATCH_TASKS)
+        entries = _beginning(await self._outbox.submits(BATCH_TASKS))
         try:
             await self._hand_in(entries)
             return len(entries)
@@ -85,3 +89,9 @@ class Courier:
         deadline = self._clock.boot_s() + wait_s
         while self._elector.leader() == leader and (left_s := deadline - self._clock.boot_s()) > 0:
             await self._elector.changed.after(self._elector.changed.count, left_s)
+
+
+def _beginning(entries: Sequence[tuple[int, TaskSpec]]) -> Sequence[tuple[int, TaskSpec]]:
+    """The first of them, of which at most the last one goes beyond a batch's size."""
+    sizes = accumulate(len(spec.payload) for _, spec in entries)
+    return entries[: bisect_left([*sizes], BATCH_BYTES) + 1]

@@ -272,9 +272,11 @@ class Daemon:
         if not self._keyring.secured:
             journal.warn("insecure", "insecure: there is no key, and anyone on this network can run tasks here")
         elif self._keyring.made:
-            # The key itself is shown to a person only, and is in no file but its own.
-            key = self._keyring.held.keys[0].text if sys.stderr.isatty() else "KEY (`meshq key show` tells it)"
-            journal.tell("key_made", f"made a key for this cluster; on each other machine type: meshq up --key {key}")
+            # The key itself is shown to a person only, once, and is in no file but its own.
+            text = "made a key for this cluster; on each other machine type: meshq up --key"
+            kept = f"{text} KEY (`meshq key show` tells it)"
+            shown = f"{text} {self._keyring.held.keys[0].text}" if sys.stderr.isatty() else kept
+            journal.tell("key_made", shown, kept=kept)
         elif self._keyring.warning:
             journal.warn("key_given", self._keyring.warning)
 

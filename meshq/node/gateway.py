@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from meshq.core import access, reports
 from meshq.core import requests as ask
+from meshq.core.ids import short
 from meshq.core.messages import Call, CallAnswer, Done
 from meshq.core.ports import Clock, Transport
 from meshq.core.task import FINISHED
@@ -173,9 +174,11 @@ class Gateway:
         owner = access.bearer(request)
         return await forwarded(self._transport, leader, request, timeout_s=timeout_s, owner=owner)
 
-    async def on_call(self, call: Call) -> CallAnswer:
+    async def on_call(self, sender: str, call: Call) -> CallAnswer:
         """A request that another node forwarded; it goes no further."""
         request = codec.decode_body(call.request, call.body, FORWARDED)
+        if isinstance(request, ask.Get | ask.Heartbeat | ask.SubmitResult):
+            self._check_worker(sender, request.node)
         if call.owner:
             # That other node may have an old list; the leader's is the one that counts.
             await self._leadership.leading()
@@ -183,6 +186,11 @@ class Gateway:
             request = access.narrowed(request, call.owner)
         answer = await (self._errands.here(request) if isinstance(request, ON_THE_SPOT) else self._lead_here(request))
         return CallAnswer(answer=type(answer).__name__, body=codec.encode_body(answer))
+
+    def _check_worker(self, sender: str, worker: str) -> None:
+        """A node speaks as worker for itself, and for workers that are none of the nodes here."""
+        if worker != sender and (worker == self._me or worker in self._transport.connected()):
+            raise Forbidden(f"…{short(sender)} can't speak for …{short(worker)}")
 
     async def _lead_here(self, request: ask.Request) -> ask.Answer:
         """Does what only a leader may.

@@ -23,6 +23,7 @@ from meshq.store import feed, queue
 from meshq.store.database import Connection
 from meshq.store.feed import Pen
 from meshq.wire import values
+from meshq.wire.aside import Aside
 
 CENSUS_WAIT_S = 3.0
 NAMES_SHOWN = 20
@@ -52,6 +53,7 @@ class Intake:
         self._clock = clock
         self._config = config
         self._open_at_most = config.queue_tasks_max
+        self._aside = Aside()
 
     async def submit(self, request: Submit) -> Submitted:
         """Keeps tasks; answers once they are committed.
@@ -65,7 +67,7 @@ class Intake:
         """
         known = await self._known({spec.name: None for spec in request.tasks})
         specs = tuple(_filled(spec, known.get(spec.name)) for spec in request.tasks)
-        problems = _problems(specs, known)
+        problems = await self._problems(specs, known)
         if problems and not request.late:
             raise next(iter(problems.values()))
         specs = tuple(_fit(spec) for spec in specs)
@@ -181,7 +183,7 @@ class Intake:
     ) -> tuple[tuple[str, ...], list[MeshqError], str]:
         """Runs some of them again; the new ids, why others can't be, and the last task, empty where there was none."""
         specs = queue.retry_specs(conn, request.batch, request.owner, self._new_id, after, RETRY_BYTES)
-        problems = _problems(specs, known)
+        problems = _problems_of(specs, known)
         fit = [spec for spec in specs if spec.id not in problems]
         if owner := access.bearer(request):
             self._check_share(conn, fit, owner)
@@ -222,7 +224,12 @@ class Intake:
         """All tasks that the live workers know, once they had time to tell about these."""
         for name in names:
             await self._wait_until_known(name)
-        return self._dispatcher.claims.known_tasks(self._clock.boot_s())
+        return dict(self._dispatcher.claims.known_tasks(self._clock.boot_s()))
+
+    async def _problems(self, specs: Sequence[TaskSpec], known: Mapping[str, TaskInfo]) -> dict[str, MeshqError]:
+        """What is wrong with which of these tasks; in a thread where that takes long."""
+        size_bytes = sum(len(spec.payload) for spec in specs)
+        return await self._aside.run(lambda: _problems_of(specs, known), size_bytes)
 
     async def _wait_until_known(self, name: str) -> None:
         """Right after a takeover the workers have not all said what they know yet."""
@@ -269,7 +276,7 @@ def _unfit(spec: TaskSpec) -> MeshqError | None:
     return None
 
 
-def _problems(specs: Sequence[TaskSpec], known: Mapping[str, TaskInfo]) -> dict[str, MeshqError]:
+def _problems_of(specs: Sequence[TaskSpec], known: Mapping[str, TaskInfo]) -> dict[str, MeshqError]:
     """What is wrong with which of these tasks."""
     problems: dict[str, MeshqError] = {}
     checked: dict[tuple[str, bytes], MeshqError | None] = {}

@@ -11,15 +11,16 @@ from meshq.core.reports import Event
 events = logging.getLogger("meshq.events")
 
 
-def tell(name: str, text: str, **fields: Any) -> None:
+def tell(name: str, text: str, *, kept: str | None = None, **fields: Any) -> None:
     """Tells an event.
 
     Args:
         name: One word for scripts: found, joined, leading, following, lost …
         text: The line for people.
+        kept: What whoever asks later is told, where the line holds what is shown once.
         fields: What scripts may want to know, as in the text.
     """
-    events.info(text, extra={"event": name, "fields": fields})
+    events.info(text, extra={"event": name, "fields": fields, "kept": text if kept is None else kept})
 
 
 def warn(name: str, text: str, **fields: Any) -> None:
@@ -40,7 +41,7 @@ class Recent(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Keeps one."""
-        self._events.append(Event(at_ms=int(record.created * 1000), text=record.getMessage()))
+        self._events.append(Event(at_ms=int(record.created * 1000), text=getattr(record, "kept", record.getMessage())))
 
     def all(self) -> tuple[Event, ...]:
         """All that are kept, oldest first."""

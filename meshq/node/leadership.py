@@ -339,13 +339,13 @@ class Leadership:
         try:
             replicator.check(term)
             async with asyncio.timeout(HANDOVER_WAIT_S):
-                await replicator.quiesce()
+                await replicator.gate.quiesce()
                 while not replicator.has_everything(target):
                     count = replicator.changed.count
                     await replicator.changed.after(count, RETRY_S / 4)
         except (TimeoutError, NotLeader):
             self._counters.add("handover_failed", target)
-            replicator.resume()
+            replicator.gate.resume()
             return
         finally:
             self._letting_go = False

@@ -277,7 +277,7 @@ class Node:
             case Hello():
                 return await self.peers.on_hello(sender, message)
             case Call():
-                return await self.gateway.on_call(message)
+                return await self.gateway.on_call(sender, message)
             case Leave():
                 if message.genesis != self.replicator.roster.genesis:
                     raise Conflict("this is another cluster: it can't be left from there")

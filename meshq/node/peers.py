@@ -220,14 +220,19 @@ class Peers:
         told = [hello for hello in home if hello.roster.genesis == ours]
         needed: dict[str, list[int]] = {}
         for hello in (self._describe(), *told):
-            for genesis, count in hello.dissolved.items():
-                needed.setdefault(genesis, []).append(count)
+            for genesis, ended in hello.dissolved.items():
+                needed.setdefault(genesis, []).append(ended.needed)
         return {genesis for genesis, counts in needed.items() if len(counts) >= max(counts)}
 
     def absorber(self, genesis: str) -> str:
         """A reachable cluster that this one became part of; empty if there is none."""
         found = (hello.roster.genesis for hello in self._live() if genesis in hello.roster.absorbed)
         return next(found, "")
+
+    def ended(self, genesis: str, epoch: int) -> bool:
+        """Whether a live node says that the roster of `epoch` ended a cluster: a majority had it."""
+        told = (hello.dissolved.get(genesis) for hello in self._live())
+        return any(ended is not None and ended.epoch == epoch for ended in told)
 
     def former(self) -> set[str]:
         """Ids that live nodes had before their databases were copied or lost."""

@@ -5,8 +5,8 @@ Taking over, healing, joining and catching up are all the same here: pull, and m
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -24,6 +24,7 @@ from meshq.errors import Conflict, NotLeader, StaleEpoch, StoreError
 from meshq.node.commits import Commits
 from meshq.node.counters import Counters
 from meshq.node.elector import Elector
+from meshq.node.gate import Gate
 from meshq.node.signal import Signal
 from meshq.node.tally import Tally
 from meshq.store import feed
@@ -89,9 +90,7 @@ class Replicator:
         self.lacking: dict[str, None] = {}  # nodes that hold something that this leader lacks, in order
         self.lacks = Signal()
         self.dropped: dict[str, int] = {}
-        self._quiet = False
-        self._over = False
-        self._writing = 0
+        self.gate = Gate(self.changed)
 
     @property
     def committed(self) -> dict[str, int]:
@@ -138,7 +137,19 @@ class Replicator:
         Raises:
             NotLeader: That leadership is over, or was when the change was on disk.
         """
-        await self._not_quiet()
+        await self._may_pass()
+        return await self._write(term, work)
+
+    async def end_cluster(self, term: Term, roster: Roster) -> int:
+        """Writes the roster that ends this cluster, as the last change of all; the seq that `commit` has to wait for.
+
+        Whoever holds that row by a whole pull holds all that this cluster ever acknowledged or showed.
+        """
+        async with self.gate.alone():
+            _, seq = await self._write(term, lambda conn, pen: feed.write_roster(conn, pen, roster))
+        return seq
+
+    async def _write(self, term: Term, work: Callable[[Connection, Pen], T]) -> tuple[T, int]:
         pen = self.pen_of(term)
         known = {writer: seq for writer, seq in self.committed.items() if seq > self._persisted.get(writer, 0)}
 
@@ -149,7 +160,7 @@ class Replicator:
             return result, feed.read_seq(conn, self.me)
 
         try:
-            with self._counted():
+            with self.gate.passing():
                 result, seq = await self.database.write(run)
         except StaleEpoch as error:
             # A row of a later epoch has come home: only a later leadership can change it.
@@ -176,30 +187,16 @@ class Replicator:
             self.row_epoch = epoch
             self.elector.tell(Outdated(epoch))
 
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        self._writing += 1
-        try:
-            yield
-        finally:
-            self._writing -= 1
-            self.changed.notify()
-
-    async def quiesce(self, *, for_good: bool = False) -> None:
-        """Lets no more writes begin, of others' rows neither where it is for good; returns when none is under way."""
-        self._quiet, self._over = True, self._over or for_good
-        while self._writing:
-            await self.changed.after(self.changed.count)
-
-    def resume(self, *, for_good: bool = False) -> None:
-        """Lets those writes begin that waited; also where it was to be for good, if `for_good` says so."""
-        self._quiet, self._over = False, self._over and not for_good
-        self.changed.notify()
-
-    async def _not_quiet(self) -> None:
+    async def _may_pass(self, *, first: bool = False) -> None:
         # A hand-over lasts for moments: whoever comes meanwhile learns how it ended.
-        while self._over or (self._quiet and self.elector.term() is not None):
+        while self._waits(first):
             await self.changed.after(self.changed.count)
+
+    def _waits(self, first: bool) -> bool:
+        term = self.elector.term()
+        # A cluster that ends changes nothing more, for what it ended with has to be all that it showed.
+        ends = term is not None and not term.split and not first and bool(self.roster.into)
+        return ends or self.gate.is_shut(leads=term is not None)
 
     async def commit(self, seq: int, term: Term) -> int:
         """Waits until this leader's writes up to `seq` count: a majority holds them, or the copies of the split do.
@@ -217,11 +214,12 @@ class Replicator:
     def begin(self, term: Term) -> None:
         """A leadership begins."""
         self.commits.begin(self.vector.get(self.me, 0) if term.split else 0)
-        self._quiet = False
+        self.gate.resume()
 
     async def first_write(self, term: Term) -> None:
         """Re-stamps under this epoch the roster and every row not known committed, and commits that."""
-        _, seq = await self.write(term, lambda conn, pen: feed.restamp(conn, pen, first=True))
+        await self._may_pass(first=True)
+        _, seq = await self._write(term, lambda conn, pen: feed.restamp(conn, pen, first=True))
         await self.reload_roster()
         self.commits.establish(seq)
         await self.commit(seq, term)
@@ -230,7 +228,7 @@ class Replicator:
         """A leadership is over: whoever waits for a commit is told so."""
         self.commits.end()
         self.lacking.clear()
-        self.resume()
+        self.gate.resume()
 
     def advance(self) -> None:
         """Works out anew what the others hold."""
@@ -273,7 +271,7 @@ class Replicator:
 
     async def adopt_roster(self, roster: Roster) -> None:
         """Keeps a newer roster that the leader told; a row alone claims nothing, so no vector changes."""
-        if self._over:
+        if self.gate.over:
             return  # it is of the cluster that is no more
         if roster.genesis and self.roster.genesis in ("", roster.genesis) and roster.key > self.roster.key:
             await self.database.write(lambda conn: feed.upsert_roster(conn, roster))
@@ -369,12 +367,12 @@ class Replicator:
         return tally
 
     async def _merge(self, rows: Rows, peer: str) -> feed.Applied:
-        await self._not_quiet()
+        await self._may_pass()
         # Decided when the rows are written and not when they were asked for: a leader re-stamps whatever comes home
         # and is not known committed, and what was written before it led is covered by its first write.
         term = self.elector.term()
         pen = self.pen_of(term) if term is not None and not term.split else None
-        with self._counted():
+        with self.gate.passing():
             applied = await self.database.write(partial(_apply, rows, pen, self._clock.wall_ms(), peer))
         if applied.roster_changed:
             await self.reload_roster()

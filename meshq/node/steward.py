@@ -111,7 +111,10 @@ class Steward:
 
     async def _change(self, roster: Roster) -> None:
         before = self._replicator.roster
-        _, seq = await self._replicator.write(self._term, lambda conn, pen: feed.write_roster(conn, pen, roster))
+        if roster.into:
+            seq = await self._replicator.end_cluster(self._term, roster)
+        else:
+            _, seq = await self._replicator.write(self._term, lambda conn, pen: feed.write_roster(conn, pen, roster))
         await self._replicator.commit(seq, self._term)
         for node in sorted({*roster.members} ^ {*before.members}):
             joined = node in roster.members

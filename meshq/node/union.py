@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from meshq.config import Config
+from meshq.core.membership import Ended
 from meshq.errors import StoreError
 from meshq.node import journal
 from meshq.node.counters import Counters
@@ -39,7 +40,7 @@ class Union:
         counters: Counters,
         reborn: Callable[[str], None],
     ) -> None:
-        self.came_from: dict[str, int] = {}  # clusters that became part of this one, until its roster names them
+        self.came_from: dict[str, Ended] = {}  # clusters that became part of this one, until its roster names them
         self._replicator = replicator
         self._follower = follower
         self._elector = elector
@@ -68,7 +69,7 @@ class Union:
     async def _forget_known(self) -> None:
         """What the roster names as a part of this cluster needs to be told no longer."""
         absorbed = self._replicator.roster.absorbed
-        unknown = {genesis: count for genesis, count in self.came_from.items() if genesis not in absorbed}
+        unknown = {genesis: ended for genesis, ended in self.came_from.items() if genesis not in absorbed}
         if unknown != self.came_from:
             await self._replicator.database.write(lambda conn: clusters.note_came_from(conn, unknown))
             self.came_from = unknown
@@ -80,16 +81,24 @@ class Union:
         genesis = self._replicator.roster.genesis
         journal.tell("dissolved", f"cluster {genesis[-8:]} becomes part of {into[-8:]}", genesis=genesis, into=into)
         # What this life still wrote afterwards would be of a cluster that is no more.
-        await self._replicator.quiesce(for_good=True)
+        await self._replicator.gate.quiesce(for_good=True)
         try:
             await self._replicator.database.write(lambda conn: feed.dissolve(conn, into, self._replicator.me))
         except StoreError:
-            self._replicator.resume(for_good=True)
+            self._replicator.gate.resume(for_good=True)
             raise
         self._reborn(f"this cluster became part of {into[-8:]}")
 
     def _into(self) -> str:
         roster = self._replicator.roster
-        if roster.into and self._replicator.committed.get(roster.writer, 0) >= roster.seq:
-            return roster.into
-        return self._peers.absorber(roster.genesis) if roster.genesis else ""
+        if not roster.genesis:
+            return ""
+        if roster.into:
+            if self._replicator.committed.get(roster.writer, 0) >= roster.seq:
+                return roster.into
+            # The leader may have gone before it told this node. Who holds the very row that ended the cluster, by a
+            # whole pull, holds all that was shown there: it brings nothing else than those who went before.
+            whole = self._replicator.vector.get(roster.writer, 0) >= roster.seq
+            if whole and self._peers.ended(roster.genesis, roster.epoch):
+                return roster.into
+        return self._peers.absorber(roster.genesis)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from meshq.core.membership import Ended
 from meshq.core.quorum import majority
 from meshq.store import fullcopy, meta
 from meshq.store.database import Connection
@@ -25,7 +26,7 @@ def dissolve(conn: Connection, into: str, me: str) -> None:
         into: The other cluster's genesis.
         me: This node; what it says of where it came from counts if it was a replica there.
     """
-    ended = conn.execute("SELECT genesis, absorbed, members FROM roster").fetchone()
+    ended = conn.execute("SELECT genesis, absorbed, members, epoch, into_genesis FROM roster").fetchone()
     conn.execute("UPDATE tasks SET majority = 0, epoch = 0")
     conn.execute("UPDATE payloads SET epoch = 0")
     for table in ("committed", "dropped", "roster"):
@@ -39,20 +40,19 @@ def dissolve(conn: Connection, into: str, me: str) -> None:
     members = unpack_members(ended[2]) if ended else ()
     if ended and me in members:
         # Those too that became part of it: a node that slept through both ends looks for where its own went.
-        count = majority(len(members))
-        note_came_from(conn, came_from(conn) | dict.fromkeys((*unpack_members(ended[1]), ended[0]), count))
+        needed = majority(len(members))
+        earlier = dict.fromkeys(unpack_members(ended[1]), Ended(needed=needed))
+        this = Ended(needed=needed, epoch=ended[3] if ended[4] == into else 0)
+        note_came_from(conn, came_from(conn) | earlier | {ended[0]: this})
 
 
-def came_from(conn: Connection) -> dict[str, int]:
-    """The geneses of the clusters that this copy came from and that its present one may not know of yet.
-
-    Each with the number of nodes from there whose rows, taken together, hold all that a majority had there.
-    """
+def came_from(conn: Connection) -> dict[str, Ended]:
+    """The geneses of the clusters that this copy came from and that its present one may not know of yet."""
     noted = (entry.split("/") for entry in (meta.get(conn, DISSOLVED) or "").split())
-    return {genesis: int(count) for genesis, count in noted}
+    return {genesis: Ended(needed=int(needed), epoch=int(epoch)) for genesis, needed, epoch in noted}
 
 
-def note_came_from(conn: Connection, geneses: Mapping[str, int]) -> None:
+def note_came_from(conn: Connection, geneses: Mapping[str, Ended]) -> None:
     """Notes these in place of what was noted before; the newest ones, where they are many."""
     newest = [*geneses.items()][-CAME_FROM_MAX:]
-    meta.put(conn, DISSOLVED, " ".join(f"{genesis}/{count}" for genesis, count in newest))
+    meta.put(conn, DISSOLVED, " ".join(f"{genesis}/{ended.needed}/{ended.epoch}" for genesis, ended in newest))

@@ -7,6 +7,7 @@ connection, so nothing of another coroutine can get between its statements.
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 from abc import ABC, abstractmethod
 from collections import deque
@@ -19,7 +20,7 @@ from typing import Any, Generic, TypeVar, cast
 import aiosqlite
 
 from meshq.errors import CorruptDatabase, DiskFailed, DiskFull, InvariantBroken, MeshqError, StoreError
-from meshq.store.files import disk_error
+from meshq.store.files import disk_error, make_private
 from meshq.store.schema import QUEUE, Schema, migrate
 
 Connection = sqlite3.Connection
@@ -35,21 +36,25 @@ _STORE_CODES = frozenset({
     sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL,
 })  # fmt: skip
 _DAMAGE_CODES = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+# Of errors that have no code of their own: what was stored was text, and the header is of no other version.
+_DAMAGE_TEXTS = ("Could not decode to UTF-8", "unsupported file format")
 _DISK_CODES = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN})
 
 
+_BLANK = re.compile(r"(?:--[^\n]*|\s)+")  # what says nothing in a statement
 # SQLite's text about a damaged schema may hold what is no text.
 _ERRORS = (sqlite3.Error, UnicodeDecodeError)
 
 
 def _code(error: Exception) -> int:
-    if isinstance(error, UnicodeDecodeError) or str(error).startswith("Could not decode to UTF-8"):
-        return sqlite3.SQLITE_CORRUPT  # what was stored was text
+    if isinstance(error, UnicodeDecodeError) or str(error).startswith(_DAMAGE_TEXTS):
+        return sqlite3.SQLITE_CORRUPT
     return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
 
 
 def _is_the_stores(error: Exception) -> bool:
-    return isinstance(error, _ERRORS) and _code(error) in _STORE_CODES
+    # A work that meets what is no text in a value of somebody's says nothing of the file.
+    return isinstance(error, sqlite3.Error) and _code(error) in _STORE_CODES
 
 
 def _translated(error: Exception, where: str) -> MeshqError:
@@ -253,26 +258,30 @@ def _prepare(path: Path, schema: Schema) -> None:
     """Makes or upgrades the file, so that whatever is wrong with it shows before a thread is started for it."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(path)
         with closing(sqlite3.connect(path, timeout=BUSY_S, isolation_level=None)) as conn:
             conn.execute("PRAGMA journal_mode = WAL")
             conn.execute("PRAGMA synchronous = FULL")
             migrate(conn, schema, str(path))
-            if missing := _names_of(schema) - _names(conn):
-                raise CorruptDatabase(f"{path}: is damaged: it lacks {', '.join(sorted(missing))}")
+            if damaged := {name for name, _ in _schema_of(schema) - _schema(conn)}:
+                raise CorruptDatabase(f"{path}: is damaged: it lacks, or has changed, {', '.join(sorted(damaged))}")
     except OSError as error:
         raise disk_error(path.parent, error) from error
     except _ERRORS as error:
         raise _translated(error, str(path)) from error
 
 
-def _names(conn: Connection) -> set[str]:
-    return {name for (name,) in conn.execute("SELECT name FROM sqlite_master")}
+def _schema(conn: Connection) -> set[tuple[str, str]]:
+    """Each table and index with its text, so that damage shows at the start, and not when a statement meets it."""
+    # One that fails half-way would keep the file locked for as long as its traceback is kept.
+    with closing(conn.execute("SELECT name, coalesce(sql, '') FROM sqlite_master")) as found:
+        return {(name, _BLANK.sub(" ", sql)) for name, sql in found}
 
 
-def _names_of(schema: Schema) -> set[str]:
+def _schema_of(schema: Schema) -> set[tuple[str, str]]:
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as model:
         migrate(model, schema, ":memory:")
-        return _names(model)
+        return _schema(model)
 
 
 def _set_up_writer(conn: Connection) -> None:

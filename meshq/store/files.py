@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -103,3 +104,17 @@ def set_aside(path: Path, name: str, *, folder: Path | None = None) -> Path | No
     except OSError as error:
         raise disk_error(path, error, "can't be set aside") from error
     return target
+
+
+def make_private(path: Path) -> None:
+    """Makes a database's file if there is none, and lets nobody else read it: the folder may have been there before.
+
+    SQLite gives the files beside it the mode of this one; those that are left of an earlier run are looked at, too.
+
+    Raises:
+        OSError: That can't be done.
+    """
+    os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    for each in (path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")):
+        if each.exists() and stat.S_IMODE(each.stat().st_mode) & 0o077:
+            each.chmod(0o600)

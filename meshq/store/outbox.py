@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from meshq.core.limits import OUTBOX_TASKS_MAX
+from meshq.core.limits import OUTBOX_OWNER_TASKS_MAX, OUTBOX_TASKS_MAX
 from meshq.core.reports import TaskView
 from meshq.core.requests import Outcome, TaskSpec
 from meshq.core.task import State
@@ -31,7 +31,7 @@ _DECODERS: dict[str, msgspec.msgpack.Decoder[Any]] = {
     _KEPT: msgspec.msgpack.Decoder(Outcome),
     _SUBMIT: msgspec.msgpack.Decoder(TaskSpec),
 }
-_INSERT = "INSERT OR IGNORE INTO entries (kind, put_ms, boot, task, body) VALUES (?, ?, ?, ?, ?)"
+_INSERT = "INSERT OR IGNORE INTO entries (kind, put_ms, boot, task, body, owner) VALUES (?, ?, ?, ?, ?, ?)"
 _AMONG = "IN (SELECT value FROM json_each(?))"
 
 
@@ -42,10 +42,18 @@ class Outbox:
         database: With the schema `OUTBOX`; the simulator hands in an inline one.
         wall_ms: The wall clock, in milliseconds.
         tasks_max: How many submitted tasks it takes.
+        owner_tasks_max: How many of them of one credential.
     """
 
-    def __init__(self, database: BaseDatabase, wall_ms: Callable[[], int], tasks_max: int = OUTBOX_TASKS_MAX) -> None:
+    def __init__(
+        self,
+        database: BaseDatabase,
+        wall_ms: Callable[[], int],
+        tasks_max: int = OUTBOX_TASKS_MAX,
+        owner_tasks_max: int = OUTBOX_OWNER_TASKS_MAX,
+    ) -> None:
         self._tasks_max = tasks_max
+        self._owner_tasks_max = owner_tasks_max
         self._database = database
         self._wall_ms = wall_ms
 
@@ -60,10 +68,10 @@ class Outbox:
         """
         put_ms = self._wall_ms()
         rows = [
-            (_KEPT if outcome.kind == _KEPT else _RESULT, put_ms, boot, outcome.task, pack(outcome))
+            (_KEPT if outcome.kind == _KEPT else _RESULT, put_ms, boot, outcome.task, pack(outcome), "")
             for outcome in outcomes
         ]
-        older = [(task,) for kind, _, _, task, _ in rows if kind == _KEPT]
+        older = [(task,) for kind, _, _, task, _, _ in rows if kind == _KEPT]
 
         def work(conn: Connection) -> None:
             conn.executemany("DELETE FROM entries WHERE kind = 'kept' AND task = ?", older)
@@ -82,14 +90,30 @@ class Outbox:
         Raises:
             QueueFull: Too many wait already; none of these is kept.
         """
-        if await self.count_submits() + len(specs) > self._tasks_max:
-            raise QueueFull(
-                f"there is no leader, and at most {self._tasks_max} tasks are kept here for the next one; try again "
-                "when there is one"
-            )
         put_ms = self._wall_ms()
-        rows = [(_SUBMIT, put_ms, "", spec.id, pack(spec)) for spec in specs]
-        await self._database.write(lambda conn: conn.executemany(_INSERT, rows).close())
+        rows = [(_SUBMIT, put_ms, "", spec.id, pack(spec), spec.owner) for spec in specs]
+        owners = {spec.owner for spec in specs} - {""}
+
+        def work(conn: Connection) -> None:
+            conn.executemany(_INSERT, rows)
+            self._check_room(conn, owners)
+
+        await self._database.write(work)
+
+    def _check_room(self, conn: Connection, owners: Collection[str]) -> None:
+        """After the new ones are there: those that had been before take no more room."""
+        (count,) = conn.execute("SELECT count(*) FROM entries WHERE kind = 'submit'").fetchone()
+        whose = ""
+        for owner in owners:
+            (there,) = conn.execute("SELECT count(*) FROM entries WHERE owner = ? AND owner <> ''", (owner,)).fetchone()
+            if there > self._owner_tasks_max:
+                whose = f" of the credential {owner}"
+        if whose or count > self._tasks_max:
+            most = self._owner_tasks_max if whose else self._tasks_max
+            raise QueueFull(
+                f"there is no leader, and at most {most} tasks{whose} are kept here for the next one; try again when "
+                "there is one"
+            )
 
     async def submits(self, limit: int) -> list[tuple[int, TaskSpec]]:
         """The oldest tasks: entry number, task."""

@@ -17,13 +17,12 @@ import traceback
 import types
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from meshq.core.limits import NAME_CHARS_MAX
 from meshq.errors import ConfigError
 from meshq.tasks import context
-from meshq.tasks.registry import Registry
+from meshq.tasks.registry import Registry, look_here
 
 PREFIX: Final = "call:"
 
@@ -87,8 +86,7 @@ def _is_dotted(module: str) -> bool:
 
 
 def _imported(name: str) -> types.ModuleType:
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+    look_here()
     try:
         return importlib.import_module(name)
     except (Exception, SystemExit) as error:

@@ -223,8 +223,7 @@ def load(spec: str) -> None:
         if spec.endswith(".py"):
             module = _load_file(Path(spec))
         else:
-            if "" not in sys.path and str(Path.cwd()) not in sys.path:
-                sys.path.insert(0, str(Path.cwd()))
+            look_here()
             module = importlib.import_module(spec)
     except FileNotFoundError as error:
         if error.filename == spec:
@@ -235,6 +234,13 @@ def load(spec: str) -> None:
     # What was imported before registers nothing a second time, but its tasks stand in it.
     if DEFAULT.additions == before and not DEFAULT.stand_in(module):
         raise ConfigError(f"--tasks {spec}: no function in it is a task; put @task before those that shall be")
+
+
+def look_here() -> None:
+    """Lets modules be imported from where the daemon was started, which their names may mean."""
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        # Last of all: nothing that is installed is looked for here first.
+        sys.path.append(str(Path.cwd()))
 
 
 def _load_failure(spec: str) -> str:

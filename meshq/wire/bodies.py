@@ -16,7 +16,8 @@ from aiohttp import web
 from meshq.core import limits
 from meshq.errors import Malformed, MeshqError, TooLarge
 from meshq.wire import values
-from meshq.wire.aside import Aside
+from meshq.wire.aside import ASIDE_BYTES, Aside
+from meshq.wire.parts import Parts
 from meshq.wire.shares import Share
 
 F = TypeVar("F")
@@ -80,8 +81,11 @@ class Bodies:
         data = bytearray()
         try:
             await self._fill(data, request, caller)
-            body = await self.aside.run(lambda: read_map(bytes(data), request.content_type), len(data))
-            return await self.aside.run(lambda: form(body), max(len(data), means_bytes(body)))
+            if len(data) >= ASIDE_BYTES:
+                # In one turn: what a large body is made into is many times larger, and there is one of it at a time.
+                return await self.aside.run(lambda: form(read_map(bytes(data), request.content_type)), len(data))
+            body = read_map(bytes(data), request.content_type)
+            return await self.aside.run(lambda: form(body), means_bytes(body))
         finally:
             self._share.give(caller, len(data))
 
@@ -133,7 +137,7 @@ def _value(data: bytes, kind: str) -> Any:
         plain = values.loads(data, digits_max=limits.BODY_DIGITS_MAX, parts_max=limits.PARTS_MAX)
         return values.from_json(plain)
     try:
-        return values.unpack(data, depth_max=_DEPTH_MAX, parts_max=limits.PARTS_MAX)
+        return values.unpack(data, depth_max=_DEPTH_MAX, parts=Parts(limits.PARTS_MAX))
     except Malformed as error:
         raise Malformed(f"the body is no msgpack, and its Content-Type does not say {JSON}: {error}") from error
 

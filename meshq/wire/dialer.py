@@ -181,8 +181,8 @@ class Dialer:
     def _candidates(self, target: _Target) -> list[str]:
         now = self._clock.boot_s()
         self._mine = {address: until for address, until in self._mine.items() if until > now}
-        worked = self._worked.get(target.expected or "")
-        addresses = [worked, *target.addresses] if worked in target.addresses else target.addresses
+        # Others' announcements may name any number of addresses: they never take the place of the one that was proved.
+        addresses = [self._worked.get(target.expected or ""), *target.addresses]
         return [address for address in dict.fromkeys(filter(None, addresses)) if address not in self._mine]
 
 

@@ -5,6 +5,7 @@ A stranger is answered with what TLS itself says, and with nothing else: no requ
 A call is first held as an open file and no more, until its caller has said a word: a connection of TLS takes a quarter
 of a MiB and much time, and whoever says nothing gets neither. Then it waits for its turn, one address after the other,
 since a proof costs far more than a call, and strangers who begin one after the other must leave time for all else.
+Addresses at which the key was proved before go first, so that a stranger with many addresses keeps no node out.
 An address that calls too often is hung up on at once, which costs least of all.
 """
 
@@ -33,7 +34,7 @@ from meshq.core.limits import (
 from meshq.wire import security
 from meshq.wire.lines import Lines
 from meshq.wire.shares import Share, account
-from meshq.wire.turns import Caller, Line, Pace
+from meshq.wire.turns import Caller, Pace, TwoLines
 
 log = logging.getLogger(__name__)
 
@@ -86,11 +87,12 @@ class Doorman:
         self._context = context
         self._handshake_s = handshake_s
         # Who has said nothing, who has said a word and waits for its turn, and who is at its proof.
-        self._silent, self._ready = Line(WAITING_MAX), Line(WAITING_MAX)
+        self._silent, self._ready = TwoLines(WAITING_MAX), TwoLines(WAITING_MAX)
         # Where nobody has to prove anything, that is over at once.
-        self._proving = Line(PROOFS_MAX if context is not None else WAITING_MAX)
+        self._proving = TwoLines(PROOFS_MAX if context is not None else WAITING_MAX)
         self._pace = Pace(PROOFS_PER_S, PROOFS_AT_ONCE)
         self._paces: dict[str, Pace] = {}  # of the calls of each host
+        self._known: dict[str, None] = {}  # hosts at which somebody proved the key, the latest last
         self._next: asyncio.TimerHandle | None = None
         self._lines = Lines()
 
@@ -150,7 +152,7 @@ class Doorman:
             self._inside.count("stranger_too_often")
             raw.close()
         else:
-            caller = Caller(raw, host, now_s + self._handshake_s)
+            caller = Caller(raw, host, now_s + self._handshake_s, known=host in self._known)
             self._make_room(self._silent.add(caller))
             loop.add_reader(raw, self._on_word, group, caller)
 
@@ -242,8 +244,15 @@ class Doorman:
             self._refuse(host, "stranger_failed", "something went wrong with it")
             log.exception("a call from %s failed", host)
         else:
+            self._knows(host)
             return True
         return False
+
+    def _knows(self, host: str) -> None:
+        self._known.pop(host, None)
+        self._known[host] = None
+        if len(self._known) > _HOSTS_MAX:
+            del self._known[next(iter(self._known))]
 
     def _proof(self, left_s: float) -> dict[str, Any]:
         if self._context is None:

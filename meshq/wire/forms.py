@@ -13,11 +13,14 @@ from meshq.core.requests import Outcome, Submit, SubmitResult, TaskSpec
 from meshq.core.task import FINISHED, OPEN, Backoff
 from meshq.errors import Malformed, TooLarge
 from meshq.wire import codec, values
+from meshq.wire.parts import Parts
 
 S = TypeVar("S", bound=msgspec.Struct)
 
 # What a task takes while it is read, next to nothing in it.
 TASK_BYTES: Final = 200
+# What a payload is at least: `[args, kwargs]` and these two.
+_PARTS_LEAST: Final = 3
 OUTCOME_KINDS: Final = ("done", "failed", "crashed", "released", "kept")
 BACKOFFS: Final = tuple(backoff.value for backoff in Backoff)
 STATES: Final = tuple(sorted(state.value for state in OPEN | FINISHED))
@@ -92,9 +95,10 @@ def submit(body: dict[str, Any], new_id: Callable[[], str], wall_ms: Callable[[]
         raise Malformed(f"beside tasks there must be no {', '.join(sorted(set(body) - {'tasks'}))[:100]}")
     specs: list[TaskSpec] = []
     size_bytes = 0
+    parts = Parts(limits.PARTS_MAX + _PARTS_LEAST * len(forms), "the arguments of all tasks have")
     for index, form in enumerate(forms):
         where = f"tasks[{index}]." if whole_batch else ""
-        for spec in _specs(form, where, new_id, wall_ms(), owner):
+        for spec in _specs(form, where, parts, new_id, wall_ms(), owner):
             specs.append(spec)
             size_bytes += len(spec.payload)
             if size_bytes > limits.SUBMIT_BYTES_MAX:
@@ -204,7 +208,9 @@ _LEFT_OPEN: Final = tuple(
 )  # fmt: skip
 
 
-def _specs(form_body: Any, where: str, new_id: Callable[[], str], now_ms: int, owner: str) -> Iterator[TaskSpec]:
+def _specs(
+    form_body: Any, where: str, parts: Parts, new_id: Callable[[], str], now_ms: int, owner: str
+) -> Iterator[TaskSpec]:
     form = _converted(form_body, TaskForm, where)
     for name in ("count", "delay_s"):
         value = getattr(form, name)
@@ -228,7 +234,7 @@ def _specs(form_body: Any, where: str, new_id: Callable[[], str], now_ms: int, o
     given = {word: value for word, value in words.items() if value is not msgspec.UNSET}
     unset = tuple(word for word in _LEFT_OPEN if word not in given)
     spec = TaskSpec(
-        id=form.id or new_id(), name=form.name, payload=_payload(form, where), not_before_ms=not_before_ms,
+        id=form.id or new_id(), name=form.name, payload=_payload(form, where, parts), not_before_ms=not_before_ms,
         backoff_s=form.backoff_s, key=form.key, batch=form.batch, owner=owner, backoff=form.backoff,
         keep_s=form.keep_s, unset=unset, **given,
     )  # fmt: skip
@@ -239,12 +245,12 @@ def _specs(form_body: Any, where: str, new_id: Callable[[], str], now_ms: int, o
         yield replace(spec, id=new_id())
 
 
-def _payload(form: TaskForm, where: str) -> bytes:
+def _payload(form: TaskForm, where: str, parts: Parts) -> bytes:
     if form.payload is not None:
         if form.args is not None or form.kwargs is not None:
             raise Malformed(f"{where}payload: stands for args and kwargs, which can't be given beside it")
         try:
-            values.unpack_arguments(form.payload, parts_max=limits.PARTS_MAX)
+            values.unpack_arguments(form.payload, parts=parts)
         except Malformed as error:
             raise Malformed(f"{where}payload: {error}") from error
         return form.payload

@@ -12,22 +12,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import ssl
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 import aiohttp
 from aiohttp import web
-from yarl import URL
 
 from meshq.core import ids, limits
-from meshq.core.addresses import split_host_port
 from meshq.core.messages import Refused
 from meshq.core.ports import Clock, Handler
 from meshq.errors import Malformed, Stopping, Unreachable
-from meshq.wire import handshake, security
+from meshq.wire import calling, handshake, security
 from meshq.wire.connection import Busy, Connection, WebSocket
 from meshq.wire.dialer import Dialer, Socket
 from meshq.wire.handshake import BULK, CONTROL, GREETING_S, KINDS, Greeting, Identity
@@ -35,11 +32,6 @@ from meshq.wire.lines import Lines
 from meshq.wire.security import Contexts
 
 log = logging.getLogger(__name__)
-
-CONTROL_HEARTBEAT_S: Final = 2.0
-BULK_HEARTBEAT_S: Final = 30.0
-CLOSE_S: Final = 1.0
-_HEARTBEAT_S: Final = {CONTROL: CONTROL_HEARTBEAT_S, BULK: BULK_HEARTBEAT_S}
 
 
 class Links:
@@ -154,8 +146,7 @@ class Links:
 
     async def run(self) -> None:
         """Calls, reads and serves until it is cancelled; then all links are closed."""
-        connector = aiohttp.TCPConnector(limit=0, force_close=True)
-        async with aiohttp.ClientSession(connector=connector) as session, asyncio.TaskGroup() as group:
+        async with calling.session() as session, asyncio.TaskGroup() as group:
             self._session, self._group = session, group
             self._dialer.start()
             try:
@@ -210,32 +201,22 @@ class Links:
         if self._session is None or self._closing:
             raise OSError("the links are closed")
         if self._secured is None:
-            return await self._call(self._session, address, kind, None)
+            return await calling.call(self._session, address, kind, None)
         failed: aiohttp.ClientError | None = None
         for context in self._secured().clients:
             try:
-                return await self._call(self._session, address, kind, context)
+                return await calling.call(self._session, address, kind, context)
             except (aiohttp.ClientSSLError, aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
                 if not security.is_distrust(error):
+                    raise
+                if security.cause_of(error, security.NoNode) is not None:
+                    text = "whoever answers there has a client's certificate, and is no machine of the cluster"
+                    self._refuse(Refused(code="link_no_node", message=text, retryable=False), address)
                     raise
                 failed = error
         text = "it has another key, or none; the same one is needed on both: meshq up --key KEY"
         self._refuse(Refused(code="link_other_key", message=text, retryable=True), address)
         raise failed or OSError("no key")
-
-    async def _call(
-        self, session: aiohttp.ClientSession, address: str, kind: str, context: ssl.SSLContext | None
-    ) -> Socket:
-        host, port = split_host_port(address)
-        return await session.ws_connect(
-            URL.build(
-                scheme="http" if context is None else "https", host=host, port=port, path="/peer", query={"kind": kind}
-            ),
-            timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_S),
-            heartbeat=_HEARTBEAT_S[kind],
-            max_msg_size=limits.FRAME_BYTES_MAX,
-            ssl=context or True,
-        )
 
     async def greet_out(self, socket: Socket, address: str, kind: str) -> str | None:
         """The greetings of a link that this node opened; the node at its other end, or None where one refused."""
@@ -276,7 +257,10 @@ class Links:
             self._count("link_busy")
             raise Busy
         socket = web.WebSocketResponse(
-            timeout=CLOSE_S, heartbeat=_HEARTBEAT_S[kind], max_msg_size=limits.FRAME_BYTES_MAX, compress=False
+            timeout=calling.CLOSE_S,
+            heartbeat=calling.HEARTBEAT_S[kind],
+            max_msg_size=limits.FRAME_BYTES_MAX,
+            compress=False,
         )
         if not socket.can_prepare(request):
             raise Malformed("/peer takes WebSockets of other nodes only")
@@ -312,10 +296,10 @@ class Links:
                 frame = await socket.receive()
             if frame.type is aiohttp.WSMsgType.BINARY:
                 peer = handshake.read(frame.data)
-                shown = security.subject_of(socket.get_extra_info("peercert"))
-                if self._secured is None or shown == security.Subject(security.Role.NODE, peer.node):
+                # Asked now: the key may have been dropped while the greeting was on its way.
+                if self._secured is None or self._secured().prove(socket.get_extra_info("peercert"), peer.node):
                     return peer
-                text = f"it says that it is …{ids.short(peer.node)}, and its certificate does not"
+                text = f"it says that it is …{ids.short(peer.node)}, and its certificate does not, or is of an old key"
                 self._refuse(Refused(code="link_not_itself", message=text, retryable=False), address)
                 return None
             self._count("greeting_missing")

@@ -16,16 +16,17 @@ _NO_BRACKET_OR_QUOTE: Final = bytes(set(range(256)) - set(b'"[{'))
 
 
 class Parts:
-    """Counts the containers of one value.
+    """Counts the containers of one value, or of several together.
 
     Args:
-        most: How many it may have; None for any number.
+        most: How many there may be; None for any number.
+        whose: Who has them, in the refusal.
     """
 
-    __slots__ = ("_left", "_most")
+    __slots__ = ("_left", "_most", "_whose")
 
-    def __init__(self, most: int | None) -> None:
-        self._most = most
+    def __init__(self, most: int | None, whose: str = "it has") -> None:
+        self._most, self._whose = most, whose
         self._left = float("inf") if most is None else most
 
     def more(self, count: int = 1) -> None:
@@ -36,7 +37,9 @@ class Parts:
         """
         self._left -= count
         if self._left < 0:
-            raise ValueError(f"it has more than {self._most} lists, maps and sets; large data can be sent as bytes")
+            raise ValueError(
+                f"{self._whose} more than {self._most} lists, maps and sets; large data can be sent as bytes"
+            )
 
     def of_json(self, text: bytes) -> None:
         """Counts the arrays and objects of a JSON text, before any of them is made; raises as `more` does."""

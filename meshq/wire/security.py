@@ -271,8 +271,27 @@ def server_context(own: Passport) -> ssl.SSLContext:
 
 
 def client_context(own: Passport) -> ssl.SSLContext:
-    """For whoever calls. Names and addresses change: who was called is told by its certificate's subject."""
-    return _context(ssl.PROTOCOL_TLS_CLIENT, own)
+    """For whoever calls a node. Names and addresses change: who was called is told by its certificate's subject."""
+    context = _context(ssl.PROTOCOL_TLS_CLIENT, own)
+    context.sslobject_class = _NodesOnly
+    return context
+
+
+class NoNode(ssl.SSLError):
+    """Whoever was called proved itself, and is no node."""
+
+
+class _NodesOnly(ssl.SSLObject):
+    """One side of a handshake that ends well only where the other is a node.
+
+    Who has a credential of the same cluster could answer in a node's place otherwise, and be told the first request.
+    """
+
+    def do_handshake(self) -> None:
+        super().do_handshake()
+        subject = subject_of(self.getpeercert())
+        if subject is None or subject.role != Role.NODE:
+            raise NoNode("no node")
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,16 +301,22 @@ class Contexts:
     Args:
         server: For those who call it.
         clients: For whom it calls: one for each of its keys, in the order in which they are tried.
+        issuers: The names of its keys.
     """
 
     server: ssl.SSLContext
     clients: tuple[ssl.SSLContext, ...]
+    issuers: frozenset[str]
+
+    def prove(self, peercert: Any, node: str) -> bool:
+        """Whether the other side's certificate, which its handshake proved, names this node and is believed still."""
+        return subject_of(peercert) == Subject(Role.NODE, node) and key_of(peercert) in self.issuers
 
 
 def contexts_of(keys: Sequence[Key], node: str) -> Contexts:
     """Those of a node that holds these keys, at least one; it shows the first to those who call it."""
     own = passports(keys, Subject(Role.NODE, node))
-    return Contexts(server_context(own[0]), tuple(map(client_context, own)))
+    return Contexts(server_context(own[0]), tuple(map(client_context, own)), frozenset(key.name for key in keys))
 
 
 def _context(protocol: Any, own: Passport) -> ssl.SSLContext:

@@ -6,15 +6,20 @@ import asyncio
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 
 @dataclass(slots=True, eq=False)
 class Caller:
-    """One who stands before the door, until `until_s` at most; `proof` is the task of its handshake."""
+    """One who stands before the door, until `until_s` at most; `proof` is the task of its handshake.
+
+    `known` says whether somebody at that host has proved the key before.
+    """
 
     raw: socket.socket
     host: str
     until_s: float
+    known: bool = False
     proof: asyncio.Task[bool] | None = None
 
 
@@ -63,6 +68,40 @@ class Line:
         if line:
             self._hosts[host] = self._hosts.pop(host)
         return caller
+
+
+class TwoLines:
+    """Callers of known hosts, and all others: those come first, and are pushed out by none of these.
+
+    Whoever has the key and comes again, as nodes do, is not kept out by a stranger, however many addresses that has.
+
+    Args:
+        most: How many there may be in each.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._known, self._strangers = Line(most), Line(most)
+
+    def __len__(self) -> int:
+        return len(self._known) + len(self._strangers)
+
+    def __iter__(self) -> Iterator[Caller]:
+        return chain(self._known, self._strangers)
+
+    def add(self, caller: Caller) -> Caller | None:
+        """Puts a caller at the end of its line; who has to go for it."""
+        return self._of(caller).add(caller)
+
+    def remove(self, caller: Caller) -> None:
+        """Takes a caller out, if it is there."""
+        self._of(caller).remove(caller)
+
+    def next(self) -> Caller:
+        """Takes the one whose turn it is."""
+        return (self._known if self._known else self._strangers).next()
+
+    def _of(self, caller: Caller) -> Line:
+        return self._known if caller.known else self._strangers
 
 
 class Pace:

@@ -10,6 +10,7 @@ from typing import Final
 SOCKET_NAME: Final = "meshq.sock"
 # The kernel's limit is 108 bytes on Linux and 104 on macOS, the final zero included.
 SOCKET_PATH_BYTES_MAX: Final = 100
+_SHARED: Final = Path("/tmp")
 
 
 def socket_path(data_dir: Path) -> Path:
@@ -28,11 +29,22 @@ def socket_path(data_dir: Path) -> Path:
     return next(filter(_is_mine, paths), paths[0])
 
 
+def squatter(path: Path) -> int | None:
+    """The other user whose folder such a socket is in, where it is one that anybody could have made first."""
+    if path.parent.parent != _SHARED:
+        return None
+    try:
+        owner = path.parent.stat().st_uid
+    except OSError:
+        return None
+    return owner if owner != os.getuid() else None
+
+
 def _runtime_folders() -> list[Path]:
     uid = os.getuid()
     roots = [Path(root) for root in (os.environ.get("XDG_RUNTIME_DIR"), f"/run/user/{uid}") if root]
     usable = [root / "meshq" for root in roots if root.is_absolute() and os.access(root, os.W_OK | os.X_OK)]
-    return [*usable, Path(f"/tmp/meshq-{uid}")]
+    return [*usable, _SHARED / f"meshq-{uid}"]
 
 
 def _is_mine(path: Path) -> bool:

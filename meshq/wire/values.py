@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
+from itertools import chain
 from typing import Any, Final
 
 import msgpack
@@ -41,6 +42,7 @@ ALLOWED: Final = (
 _TUPLE, _SET, _FROZENSET, _INT, _DATETIME, _DATE, _TIMEDELTA, _TIME = range(1, 9)
 _SCALARS = frozenset({type(None), bool, int, float, str, bytes, datetime, date, time, timedelta})
 _SEQUENCES = (list, tuple, set, frozenset)
+_CONTAINERS = frozenset({dict, *_SEQUENCES})
 _FOREIGN = (msgpack.ExtType, msgpack.Timestamp)
 # The base's own conversion: a subclass's (an enum's `__str__`) may say something else.
 _BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
@@ -81,37 +83,37 @@ def pack(value: Any, *, name: str = "value", depth_max: int = DEPTH_MAX, parts_m
     raise _complaint(value, name, depth_max) or Unencodable(f"{name} can't be sent: {packed}")
 
 
-def unpack(data: bytes, *, depth_max: int = DEPTH_MAX, parts_max: int | None = None) -> Any:
+def unpack(data: bytes, *, depth_max: int = DEPTH_MAX, parts: Parts | None = None) -> Any:
     """The value that `pack` made these bytes of.
 
     Args:
         data: Of whatever origin: no more is made of them than is said here, and nothing is run.
         depth_max: How many levels of containers they may have.
-        parts_max: How many containers they may have; None for any number.
+        parts: Counts their containers; without it there may be any number.
 
     Raises:
         Malformed: The bytes are no packed value, or one that is nested too deeply or has too many parts.
     """
-    parts = Parts(parts_max)
+    counted = parts or Parts(None)
 
     def listed(items: list[Any]) -> Any:
-        parts.more()
+        counted.more()
         return _unmarked(items)
 
     def mapped(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
-        parts.more()
+        counted.more()
         check_keys([key for key, _ in pairs])
         return dict(pairs)
 
     try:
         value = msgpack.unpackb(
-            data, ext_hook=_unpacked, list_hook=listed, object_pairs_hook=mapped, strict_map_key=False, timestamp=3,
-            unicode_errors="surrogatepass",
+            data, ext_hook=_unpacked, list_hook=listed if parts else _unmarked, object_pairs_hook=mapped,
+            strict_map_key=False, timestamp=3, unicode_errors="surrogatepass",
         )  # fmt: skip
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         text = str(error) or type(error).__name__
         raise Malformed(f"this is no packed value: {text[:200]}") from error
-    if not _fits(value, depth_max, Parts(None)):
+    if not _is_sound(value, depth_max):
         raise Malformed(f"a packed value is nested more than {depth_max} levels deep, or has a stray type mark")
     return value
 
@@ -133,16 +135,16 @@ def pack_arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
     )
 
 
-def unpack_arguments(payload: bytes, *, parts_max: int | None = None) -> tuple[list[Any], dict[str, Any]]:
+def unpack_arguments(payload: bytes, *, parts: Parts | None = None) -> tuple[list[Any], dict[str, Any]]:
     """The arguments and keyword arguments in a payload.
 
     Args:
-        parts_max: How many containers they may have; None for any number.
+        parts: Counts their containers; without it there may be any number.
 
     Raises:
         Malformed: The payload is not the packed `[args, kwargs]`, or has too many parts.
     """
-    match unpack(payload, depth_max=_PAYLOAD_DEPTH_MAX, parts_max=parts_max):
+    match unpack(payload, depth_max=_PAYLOAD_DEPTH_MAX, parts=parts):
         case [list(args), dict(kwargs)] if all(type(key) is str for key in kwargs):
             return args, kwargs
     raise Malformed("a payload must be the packed [args, kwargs], with the names of kwargs as texts")
@@ -177,6 +179,18 @@ def _fits(value: Any, levels: int, parts: Parts) -> bool:
 
 def _all_fit(items: Any, levels: int, parts: Parts) -> bool:
     return _SCALARS.issuperset(map(type, items)) or all(_fits(item, levels, parts) for item in items)
+
+
+def _is_sound(value: Any, levels: int) -> bool:
+    """`_fits` for what was just unpacked: in it nothing stands twice, so that level after level is looked at, in C."""
+    layer = [value]
+    while layer := [item for item in layer if type(item) not in _SCALARS]:
+        if levels <= 0 or not _CONTAINERS.issuperset(map(type, layer)):
+            return False
+        levels -= 1
+        maps = [item for item in layer if type(item) is dict]
+        layer = [*chain.from_iterable(layer), *chain.from_iterable(map(dict.values, maps))]
+    return True
 
 
 def _packed(value: Any) -> Any:

@@ -99,7 +99,7 @@ class Process:
             shared = mmap.mmap(marks_fd, frames.MARKS_BYTES)
             transport, _ = await loop.subprocess_exec(
                 lambda: _Exit(gone, exited),
-                sys.executable, "-m", "meshq.worker.child", *map(str, given),
+                sys.executable, "-P", "-m", "meshq.worker.child", *map(str, given),
                 stdin=subprocess.DEVNULL, stdout=printed.end, stderr=printed.end,
                 pass_fds=given, close_fds=True, start_new_session=True, env=environ,
             )  # fmt: skip

@@ -24,6 +24,7 @@ from tests.cluster.net import Net
 
 OTHER_KEY = Key(bytes(range(20)))
 FAST_CLOCK = str(Path(__file__).with_name("fast_clock.py"))
+OLD_NODE = str(Path(__file__).with_name("old_node.py"))
 TIMEOUT_S = 25
 WIDTH, INDENT = 80, 28
 NO_MDNS, SOON = {"mdns": 0}, {"found_wait_s": 1}
@@ -128,13 +129,14 @@ def test_two_that_have_met(make_net: MakeNet, up: Up, tmp_path: Path) -> None:
 
 
 def test_each_stranger_is_told_by_what_makes_it_one(make_net: MakeNet, up: Up, tmp_path: Path) -> None:
-    net, none = make_net(5), ("--slots", "0")
+    net, none = make_net(6), ("--slots", "0")
     mine = Daemon(net, 0, tmp_path, none)
     other_key = Daemon(net, 1, tmp_path, none, {"key": OTHER_KEY.text})
     other_name = Daemon(net, 2, tmp_path, (*none, "--cluster", "attic"))
     insecure = Daemon(net, 3, tmp_path, none, INSECURE)
     fast = Daemon(net, 4, tmp_path, none, program=(FAST_CLOCK, "1.5"))
-    up(net, mine, other_key, other_name, insecure, fast)
+    newer = Daemon(net, 5, tmp_path, none, program=(OLD_NODE, "3", "4"))
+    up(net, mine, other_key, other_name, insecure, fast, newer)
     here = net.address(0)
     everybody, *back = at_once(
         partial(examine, net, mine),
@@ -144,7 +146,7 @@ def test_each_stranger_is_told_by_what_makes_it_one(make_net: MakeNet, up: Up, t
         partial(examine, net, mine, net.address(1), mdns=0, key="", data_dir=tmp_path / "new"),
     )
     assert everybody.code == 1
-    at = [f"{net.address(index)}:7373" for index in range(5)]
+    at = [f"{net.address(index)}:7373" for index in range(6)]
     assert set(everybody.wrong) == set(at[1:])
     key = "it has another key: type `meshq key show` there, and `meshq up --key KEY` here"
     assert everybody.wrong[at[1]] == key
@@ -153,6 +155,7 @@ def test_each_stranger_is_told_by_what_makes_it_one(make_net: MakeNet, up: Up, t
     rate = re.search(r"has a clock that runs (.+) times as fast as this one's: no lease holds", everybody.wrong[at[4]])
     assert rate is not None
     assert 1.3 < float(rate[1]) < 1.7
+    assert everybody.wrong[at[5]].endswith("version 3 to 4, and this machine 1 to 2: upgrade meshq on this one")
     assert [list(report.wrong) for report in back] == [[at[0]], [at[0]], [at[0]], ["daemon", at[1]]]
     assert back[0].wrong[at[0]] == key
     assert back[1].wrong[at[0]].endswith("is of cluster 'meshq', and this machine of 'attic': see --cluster")

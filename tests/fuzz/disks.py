@@ -95,24 +95,7 @@ def promise(data: bytes) -> None:
     for end in ("-wal", "-shm"):
         path.with_name(path.name + end).unlink(missing_ok=True)
     path.write_bytes(data)
-    if _has_its_schema(path):
-        _done(_promise(path))
-
-
-def _has_its_schema(path: Path) -> bool:
-    """Whether nothing of the schema is changed, or all is so damaged that it can't be seen."""
-    with closing(sqlite3.connect(path)) as conn:
-        try:
-            found = conn.execute("SELECT sql FROM sqlite_master ORDER BY name").fetchall()
-        except (sqlite3.Error, UnicodeDecodeError) as error:
-            return "decode" not in str(error)
-    return found == _model()
-
-
-@cache
-def _model() -> list[tuple[str]]:
-    with closing(memory_connection(PROMISE)) as conn:
-        return conn.execute("SELECT sql FROM sqlite_master ORDER BY name").fetchall()
+    _done(_promise(path))
 
 
 async def _promise(path: Path) -> None:
@@ -135,7 +118,7 @@ async def _outbox(data: bytes) -> None:
     with closing(conn):
         kinds = ("result", "kept", "submit")
         for entry, kind in enumerate(kinds, 1):
-            conn.execute("INSERT INTO entries VALUES (?, ?, 1, 'boot', ?, ?)", (entry, kind, TASK, data))
+            conn.execute("INSERT INTO entries VALUES (?, ?, 1, 'boot', ?, ?, '')", (entry, kind, TASK, data))
         box = Outbox(InlineDatabase(conn), lambda: 1)
         await box.find(TASK, owner="bob")
         await box.submit_views([TASK])

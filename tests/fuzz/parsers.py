@@ -18,6 +18,7 @@ from meshq.core.task import COLUMNS, Task
 from meshq.errors import BadArguments, BadKey, ConfigError, Malformed, StoreError, TooLarge, Unencodable
 from meshq.store import rows
 from meshq.wire import bodies, codec, forms, handshake, security, values
+from meshq.wire.parts import Parts
 from tests.fuzz import disks, doors
 from tests.unit.test_wire_codec import example
 
@@ -42,7 +43,7 @@ def body(allowed: dict[str, type], names: list[str], data: bytes) -> None:
 
 def value(data: bytes) -> None:
     """A user's value."""
-    found = values.unpack(data, parts_max=10_000)
+    found = values.unpack(data, parts=Parts(10_000))
     # Compared as bytes, since a NaN is not equal to itself; in any order, since a set has none.
     again = values.pack(found)
     assert sorted(values.pack(values.unpack(again))) == sorted(again)

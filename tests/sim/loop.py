@@ -10,7 +10,10 @@ import asyncio
 import contextvars
 import selectors
 from collections.abc import Callable, Coroutine, Generator, Mapping
-from typing import Any
+from concurrent.futures import Executor
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 EARLY_S = 1e-9  # what a timer may be early by, for the rounding of one clock into another
 
@@ -211,6 +214,17 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         handle = super().call_at(when, gated, context=context)
         gated.handle = handle
         return handle
+
+    def run_in_executor(  # type: ignore[override]
+        self, executor: Executor | None, func: Callable[..., T], *args: Any
+    ) -> asyncio.Future[T]:
+        # A thread has no place in virtual time: what goes on beside the loop is over at once.
+        done = self.create_future()
+        try:
+            done.set_result(func(*args))
+        except Exception as error:
+            done.set_exception(error)
+        return done
 
     def call_in(self, process: Process, delay_s: float, callback: Callable[[], object]) -> None:
         """Runs something in a process after a true delay, whatever its clocks say: what reaches it from outside."""

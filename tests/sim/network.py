@@ -17,7 +17,7 @@ from typing import Any
 from meshq.core.messages import PROTOCOL_VERSION
 from meshq.core.ports import Handler
 from meshq.errors import Unreachable
-from meshq.wire.link import CONTROL_HEARTBEAT_S
+from meshq.wire.calling import CONTROL_HEARTBEAT_S
 from tests.sim.link import Arrive, End
 from tests.sim.loop import Process, VirtualLoop
 

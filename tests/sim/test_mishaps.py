@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
@@ -34,48 +33,14 @@ from tests.sim.story import (
     submit,
     view,
 )
+from tests.sim.unions import genesis, is_of, join, part, two_clusters
 from tests.sim.world import SimWorld
-
-
-def part(world: SimWorld, some: Iterable[str], others: Iterable[str]) -> None:
-    """From now on neither side hears the other."""
-    world.network.cuts |= _between(some, others)
-
-
-def join(world: SimWorld, some: Iterable[str], others: Iterable[str]) -> None:
-    """From now on both sides hear each other again."""
-    world.network.cuts -= _between(some, others)
-
-
-def _between(some: Iterable[str], others: Iterable[str]) -> set[tuple[str, str]]:
-    return {pair for one in some for other in others for pair in ((one, other), (other, one))}
-
-
-def genesis(world: SimWorld, node: str) -> str:
-    return world.roster_of(node).genesis
-
-
-def is_of(world: SimWorld, node: str, nodes: list[str]) -> bool:
-    """Whether these are the replicas, as this machine knows it."""
-    return world.roster_of(node).members == (*nodes,)
 
 
 def told_by(world: SimWorld, node: str, hears: str) -> tuple[str, ...]:
     """The clusters from which a node came, as it said last to another one."""
     hello = running(world, hears).peers.said(node)
     return tuple(hello.dissolved) if hello is not None else ()
-
-
-async def two_clusters(world: SimWorld) -> None:
-    """The first machine is a cluster, the elder one, and the others are another; they don't hear each other yet."""
-    elder, *younger = world.nodes
-    world.start(elder)
-    await world.until("the elder cluster is there", lambda: world.reigns(elder))
-    part(world, [elder], younger)
-    for node in younger:
-        world.start(node)
-    await world.until("so is the younger one", lambda: all(is_of(world, node, younger) for node in younger))
-    assert world.reigns(younger[0])
 
 
 # -- a split whose disk fails ----------------------------------------------------------------------------
@@ -318,7 +283,7 @@ async def test_a_node_whose_cluster_has_ended_takes_no_roster_of_it_any_more(wor
     before = members(world, first)
 
     async def ends(node: Node) -> bool:
-        await node.replicator.quiesce(for_good=True)
+        await node.replicator.gate.quiesce(for_good=True)
         return True
 
     await begin(world, second, ends)
@@ -326,7 +291,7 @@ async def test_a_node_whose_cluster_has_ended_takes_no_roster_of_it_any_more(wor
     await world.until("there is a newer roster", lambda: len(members(world, first)) == 4)
     await asyncio.sleep(10.0)
     assert members(world, second) == before
-    running(world, second).replicator.resume(for_good=True)
+    running(world, second).replicator.gate.resume(for_good=True)
     await world.until("it is not over after all", lambda: len(members(world, second)) == 4)
 
 
@@ -339,10 +304,8 @@ async def test_nodes_whose_new_cluster_went_away_say_so_and_recover_ends_it(worl
     # Nobody becomes a replica of the elder one before that goes away.
     world.network.tap = lambda sender, to, message: not (to == elder and isinstance(message, Pull))
     world.network.heal()
-    await world.until(
-        "some are there", lambda: all(world.roster_of(node).members == (elder,) for node in (second, third))
-    )
-    assert world.machines[first].starts == 1, "their leader still tells others that it is over"
+    await world.until("it has ended", lambda: all(world.machines[node].starts == 2 for node in (second, third)))
+    await world.until("some have its roster", lambda: (elder,) in {world.roster_of(node).members for node in younger})
     whose = f"the machines of cluster {genesis(world, elder)[-8:]}, which this one became part of"
     world.crash(elder)
     world.machines[elder].gone = True

@@ -7,11 +7,13 @@ import asyncio
 import pytest
 
 from meshq.core.infos import TaskInfo
+from meshq.core.messages import Call
 from meshq.core.requests import TasksQuery, WaitQuery
 from meshq.errors import Malformed, QueueFull, UnknownTask
 from meshq.wire import values
 from tests.sim.host import ANYTHING
 from tests.sim.story import Worker, call, done, leader_known_to, message_of, packed, status, story, submit, view
+from tests.sim.unions import part
 from tests.sim.world import SimWorld
 
 # -- what is one task ------------------------------------------------------------------------------------
@@ -143,3 +145,26 @@ async def test_an_invalid_submit_that_waited_becomes_a_failed_task(world: SimWor
     assert shown.error is not None
     assert (shown.state, values.unpack(shown.error)["type"]) == ("failed", Malformed.__name__)
     assert (await call(world, second, TasksQuery(state="pending"))).tasks[0].id == good.id
+
+
+@story(machines=3, without_majority="stop")
+async def test_what_waited_is_delivered_in_batches_of_some_bytes(world: SimWorld) -> None:
+    first, second, third = world.nodes
+    part(world, [third], [first, second])
+    await world.until("it knows no leader", lambda: leader_known_to(world, third) is None)
+    large = [world.spec(payload=values.pack([[bytes(400_000)], {}])) for _ in range(7)]
+    for spec in large:
+        assert (await submit(world, third, spec)).queued
+    batches: list[int] = []
+
+    def watch(sender: str, to: str, message: object) -> bool:
+        if isinstance(message, Call) and message.request == "Submit":
+            batches.append(len(message.body) // 400_000)
+        return True
+
+    world.network.tap = watch
+    world.network.heal()
+    await world.until("all are delivered", lambda: sum(batches) == len(large))
+    assert batches == [3, 3, 1], "of 1.2 MB, since the leader looks at all of it before it answers"
+    for spec in large:
+        assert (await view(world, first, spec.id)).state == "pending"

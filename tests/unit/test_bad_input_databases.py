@@ -38,6 +38,14 @@ async def lived(data_dir: Path) -> str:
         return (await client.status()).node
 
 
+def misspelt(table: str, word: str, found: str) -> str:
+    """One changed byte in the schema of a table."""
+    return (
+        "PRAGMA writable_schema = ON;"
+        f" UPDATE sqlite_master SET sql = replace(sql, '{word}', '{found}') WHERE name = '{table}'"
+    )
+
+
 @pytest.mark.parametrize(
     ("file", "sql", "says"),
     [
@@ -53,6 +61,8 @@ async def lived(data_dir: Path) -> str:
             f"the roster is of epoch {EPOCH_MAX}, not from 0",
         ),
         ("queue.db", "UPDATE roster SET members = x'c1'", "the roster can't be read"),
+        ("promise.db", misspelt("promise", "holder", "holdes"), "it lacks, or has changed, promise"),
+        ("queue.db", misspelt("tasks", "started_ms", "started_mz"), "it lacks, or has changed, tasks"),
     ],
 )
 async def test_it_is_set_aside_with_the_reason(
@@ -61,7 +71,7 @@ async def test_it_is_set_aside_with_the_reason(
     caplog.set_level("INFO")
     node = await lived(tmp_path)
     with closing(sqlite3.connect(tmp_path / file)) as conn:
-        conn.execute(sql)
+        conn.executescript(sql)
         conn.commit()
     async with daemon(tmp_path):
         now = identity.read_id(tmp_path)

@@ -166,6 +166,15 @@ def test_result_of_what_failed(tmp_path: Path, twin: Twin) -> None:
     assert err == f"meshq result: {task[-8:]}: ValueError: boom (--traceback shows where)\n"
 
 
+@pytest.mark.parametrize("command", [["result", "TASK"], ["run", "fail"]])
+def test_a_traceback_is_no_command_to_the_terminal(tmp_path: Path, twin: Twin, command: list[str]) -> None:
+    twin.error = {"type": "ValueError", "message": "no", "traceback": "at\x1b[2J one\n\x1b]0;x\x07two\r\n"}
+    meshq(tmp_path, "submit", "fail")
+    [task] = twin.tasks
+    _, _, err = meshq(tmp_path, *(task if word == "TASK" else word for word in command), "--traceback")
+    assert err.split("\n")[:2] == ["at [2J one", " ]0;x two"]
+
+
 @pytest.mark.parametrize(
     ("kind", "message", "says"),
     [

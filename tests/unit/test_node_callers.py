@@ -7,14 +7,20 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 import pytest_asyncio
 from aiohttp import web
 
+from meshq.core.ids import cluster_hash
 from meshq.core.keys import Key
+from meshq.core.messages import Call, CallAnswer, Refused
+from meshq.core.requests import Get, Heartbeat, SubmitResult
+from meshq.wire import codec, handshake
+from meshq.wire.handshake import Identity
 from meshq.wire.http import build_app
 from meshq.wire.security import Role, Subject
-from tests.unit.secured_pair import Answer, Caller, Pair, secured_pair
+from tests.unit.secured_pair import Answer, Caller, Machine, Pair, secured_pair
 from tests.unit.wire_service import DictService
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -262,3 +268,35 @@ async def test_a_credential_of_another_key_is_not_even_heard(pair: Pair, bob: Ca
     for machine in pair.machines.values():
         with pytest.raises(aiohttp.ClientError):
             await machine.ask(other, "GET", "/health")
+
+
+async def asked_on_a_link(machine: Machine, caller: Caller, node: str, request: Any) -> Any:
+    """What a node is answered that forwards a request over a link of its own."""
+    me = Identity(node=node, boot="1" * 32, cluster_hash=cluster_hash("pair"), port=1)
+    async with caller.session.ws_connect(f"{machine.url}/peer?kind=bulk") as link:
+        await link.send_bytes(handshake.greeting(me, "bulk"))
+        assert handshake.read((await link.receive()).data).refused is None
+        call = Call(request=type(request).__name__, body=codec.encode_body(request))
+        await link.send_bytes(msgspec.msgpack.encode((1, 1, codec.encode(call))))
+        async for frame in link:
+            kind, number, content = msgspec.msgpack.decode(frame.data)
+            if (kind, number) == (4, 1):
+                return codec.decode(content)
+    raise AssertionError("the link ended")
+
+
+async def test_a_node_forwards_nothing_in_the_name_of_another_node(pair: Pair) -> None:
+    node = "0" * 31 + "a"
+    caller = pair.caller(Subject(Role.NODE, node))
+    others = [(await machine.local("GET", "/health"))[1]["node"] for machine in pair.machines.values()]
+    for other in others:
+        for request in (
+            Heartbeat(node=other, boot="2" * 32, name="box", slots=9, tasks=()),
+            Get(node=other, boot="2" * 32, number=1, slots=9, free=9, names=()),
+            SubmitResult(node=other, boot="2" * 32, outcomes=()),
+        ):
+            answer = await asked_on_a_link(pair.leader, caller, node, request)
+            assert isinstance(answer, Refused)
+            assert answer.code == "forbidden"
+    mine = await asked_on_a_link(pair.leader, caller, node, Heartbeat(node=node, boot="1" * 32, name="box", slots=0))
+    assert isinstance(mine, CallAnswer)

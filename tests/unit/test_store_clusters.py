@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from meshq.core.membership import Roster
+from meshq.core.membership import Ended, Roster
 from meshq.core.reports import MergeReport
 from meshq.core.task import Task, progress_key
 from meshq.store import clusters, feed, fullcopy, meta, purge, queue
@@ -50,11 +50,12 @@ def fill(conn: Connection) -> None:
 
 def test_a_dissolved_cluster_keeps_its_rows_which_go_after_all_others(conn: Connection) -> None:
     fill(conn)
+    feed.write_roster(conn, replace(A, epoch=4), replace(ROSTER, into="new", version=1))
     before = feed.read_vector(conn)
     clusters.dissolve(conn, "new", "a")
     assert feed.read_roster(conn) == Roster(genesis="new")
     assert (feed.read_committed(conn), feed.read_vector(conn)) == ({}, before)
-    assert clusters.came_from(conn) == {"older": 2, "old": 2}
+    assert clusters.came_from(conn) == {"older": Ended(needed=2), "old": Ended(needed=2, epoch=4)}
     keys = {row[0]: row[1:] for row in conn.execute("SELECT id, rank, majority, epoch, writer, seq FROM tasks")}
     assert keys == {"1": (0, 0, 0, "a", 3), "2": (2, 0, 0, "a", 6), "old": (1, 0, 0, "a", 5)}
     assert conn.execute("SELECT epoch, writer, seq FROM payloads").fetchall() == [(0, "a", 2)]
@@ -65,10 +66,14 @@ def test_a_copy_of_a_cluster_that_ends_again_tells_all_that_it_came_from(conn: C
     clusters.dissolve(conn, "new", "a")
     feed.upsert_roster(conn, Roster(genesis="new", members=("a", "c", "d", "e"), epoch=4, writer="c", seq=1))
     clusters.dissolve(conn, "newest", "a")
-    assert clusters.came_from(conn) == {"older": 2, "old": 2, "new": 3}
-    clusters.note_came_from(conn, {"new": 3})
-    assert clusters.came_from(conn) == {"new": 3}
-    clusters.note_came_from(conn, {f"{number}": 1 for number in range(100)})
+    assert clusters.came_from(conn) == {
+        "older": Ended(needed=2),
+        "old": Ended(needed=2),
+        "new": Ended(needed=3),
+    }, "none of them ended by a roster that it held"
+    clusters.note_came_from(conn, {"new": Ended(needed=3, epoch=5)})
+    assert clusters.came_from(conn) == {"new": Ended(needed=3, epoch=5)}
+    clusters.note_came_from(conn, {f"{number}": Ended(needed=1) for number in range(100)})
     assert list(clusters.came_from(conn)) == [f"{number}" for number in range(84, 100)]
 
 

@@ -80,7 +80,7 @@ async def test_a_file_without_its_tables_is_refused_at_the_start(tmp_path: Path)
         conn.execute("DROP TABLE roster")
         conn.execute("DROP TABLE vector")
     conn.close()
-    with pytest.raises(CorruptDatabase, match="it lacks roster, vector"):
+    with pytest.raises(CorruptDatabase, match="it lacks, or has changed, roster, vector"):
         await Database.open(path)
 
 
@@ -99,9 +99,30 @@ async def test_text_that_is_none_any_more_is_damage(tmp_path: Path) -> None:
     await database.close()
 
 
+async def test_a_value_that_is_no_text_is_no_damage_of_the_file(tmp_path: Path) -> None:
+    database = await filled(tmp_path / "queue.db")
+    told: list[str] = []
+    database.on_corrupt = lambda: told.append("corrupt")
+    for there in (database.read, database.write):
+        with pytest.raises(UnicodeDecodeError):
+            await there(lambda conn: b"\xed\xa0".decode())
+    assert told == []
+    await database.close()
+
+
 async def test_a_schema_that_is_no_text_is_refused_at_the_start(tmp_path: Path) -> None:
     path = tmp_path / "queue.db"
     await (await Database.open(path)).close()
     path.write_bytes(path.read_bytes().replace(b"CREATE TABLE meta", b"CREATE \xff\xfe\xfd\xfc\xfb meta"))
     with pytest.raises(CorruptDatabase, match=r"queue\.db: is damaged"):
+        await Database.open(path)
+
+
+async def test_so_is_a_header_of_a_format_that_does_not_exist(tmp_path: Path) -> None:
+    path = tmp_path / "queue.db"
+    await (await Database.open(path)).close()
+    content = bytearray(path.read_bytes())
+    content[47] = 77  # the schema format, 1 to 4
+    path.write_bytes(content)
+    with pytest.raises(CorruptDatabase, match=r"queue\.db: is damaged: unsupported file format"):
         await Database.open(path)

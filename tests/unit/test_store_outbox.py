@@ -152,6 +152,7 @@ async def test_submits_beyond_the_most_are_refused_as_a_whole_and_results_are_no
         await outbox.put_submits([spec(3), spec(4)])
     assert await outbox.count_submits() == 2
     await outbox.put_submits([spec(3)])
+    await outbox.put_submits([spec(1), spec(3)])  # these are here, and take no more room
     await outbox.put_results([outcome(number) for number in range(5)], "boot1")
     assert await outbox.count() == 8
 
@@ -174,3 +175,18 @@ async def test_of_what_runs_of_a_task_kept_only_the_newest_waits_and_before_its_
     assert len(await outbox.results(10)) == 3
     wall.ms += 10_000
     assert await outbox.expire(wall.ms, 5.0) == 3
+
+
+async def test_the_holder_of_a_credential_fills_only_its_share() -> None:
+    outbox = Outbox(InlineDatabase(memory_connection(OUTBOX)), lambda: 5, tasks_max=9, owner_tasks_max=2)
+    await outbox.put_submits([replace(spec(1), owner="bob")])
+    with pytest.raises(QueueFull, match="at most 2 tasks of the credential bob are kept"):
+        await outbox.put_submits([replace(spec(number), owner="bob") for number in (2, 3)])
+    assert await outbox.count_submits() == 1
+    await outbox.put_submits([replace(spec(number), owner="bob") for number in (1, 2)])
+    for number in (3, 4, 5):
+        await outbox.put_submits([spec(number)])
+    await outbox.put_submits([replace(spec(6), owner="eve")])
+    assert [(found.id, found.owner) for _, found in await outbox.submits(9)] == [
+        ("task1", "bob"), ("task2", "bob"), ("task3", ""), ("task4", ""), ("task5", ""), ("task6", "eve"),
+    ]  # fmt: skip

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
-from meshq.core.limits import CALLS_MAX, COUNTERS_MAX, UNPROVED_MAX
+from meshq.core.limits import CALLS_MAX, COUNTERS_MAX, HINTS_MAX, UNPROVED_MAX
 from meshq.node.counters import Counters
 from meshq.wire.dialer import Dialer, Socket
 from meshq.wire.handshake import KINDS
@@ -68,6 +69,38 @@ async def test_nodes_that_strangers_tell_of_are_called_in_turn_and_the_newest_on
             await asyncio.sleep(0.05)
         for task in living:
             task.cancel()
+
+
+class Friendly(Board):
+    """Links of which one node answers, at one address."""
+
+    async def connect(self, address: str, kind: str) -> Socket:
+        if address != "friend:1":
+            return await super().connect(address, kind)
+        self.calls[address] = self.calls.get(address, 0) + 1
+        return cast(Socket, object())
+
+    async def greet_out(self, socket: Socket, address: str, kind: str) -> str | None:
+        self.linked.add(FRIEND)
+        return FRIEND
+
+
+async def test_addresses_that_strangers_tell_take_no_place_of_the_one_that_was_proved() -> None:
+    board = Friendly()
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        dialer = Dialer("0" * 32, board, LoopClock(), group.create_task)
+        dialer.start()
+        dialer.dial(FRIEND, ["friend:1"])
+        while FRIEND not in board.linked:
+            await asyncio.sleep(0.01)
+        dialer.dial(FRIEND, [f"stranger:{number}" for number in range(HINTS_MAX)])
+        board.calls.clear()
+        board.linked.discard(FRIEND)
+        dialer.on_change()
+        while FRIEND not in board.linked:
+            await asyncio.sleep(0.01)
+        dialer.forget(FRIEND)
+    assert board.calls["friend:1"]
 
 
 def test_names_of_counters_that_others_make_up_are_bounded() -> None:

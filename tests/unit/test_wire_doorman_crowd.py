@@ -41,6 +41,23 @@ async def test_silent_strangers_make_room_the_oldest_of_the_greediest_first() ->
             stranger.close()
 
 
+async def test_a_stranger_with_many_addresses_keeps_nobody_out_who_was_in_before() -> None:
+    asked = Counter[str]()
+    async with opened(handshake_s=60.0, context=counted(asked)) as door:
+        reader, writer = await door.enter(client_context(), "127.0.0.4")
+        assert await reader.readexactly(len(GREETING)) == GREETING
+        writer.close()
+        with contextlib.ExitStack() as left:
+            for number in range(400):
+                stranger = left.enter_context(closing(door.stranger(f"127.0.{1 + number // 250}.{1 + number % 250}")))
+                stranger.sendall(b"\x16")
+            # All of them came before it, and its turn is the next one.
+            reader, writer = await door.enter(client_context(), "127.0.0.4")
+            assert await reader.readexactly(len(GREETING)) == GREETING
+            assert asked["proofs"] < 300
+            writer.close()
+
+
 async def test_who_proves_something_is_not_pushed_out_by_those_who_say_nothing() -> None:
     asked = Counter[str]()
     async with opened(handshake_s=60.0, context=counted(asked)) as door:

@@ -16,12 +16,14 @@ import pytest
 from meshq.core import limits
 from meshq.core.addresses import split_host_port
 from meshq.core.ids import cluster_hash
+from meshq.core.keys import Key
 from meshq.core.limits import LINES_PER_MINUTE
 from meshq.core.messages import Refused
 from meshq.errors import Malformed, TooLarge
-from meshq.wire import codec, handshake
+from meshq.wire import codec, handshake, security
 from meshq.wire.connection import Kind
 from meshq.wire.handshake import Identity
+from meshq.wire.security import Role, Subject
 from tests.unit import transport_contract as contract
 from tests.unit.transport_contract import RENEW, A, B, until
 from tests.unit.wire_node import BOOT_1, BOOT_2, Node, connect
@@ -300,3 +302,16 @@ def test_an_ipv4_address_inside_ipv6_is_written_plain() -> None:
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(Malformed):
         split_host_port(text)
+
+
+async def test_a_link_that_is_greeted_after_its_key_was_dropped_is_none() -> None:
+    old, new = Key(bytes(range(20))), Key(bytes(range(1, 21)))
+    present = [old, new]
+    async with Node(A, secured=lambda: security.contexts_of(present, A)) as a, aiohttp.ClientSession() as session:
+        context = security.client_context(security.passport([old, new], Subject(Role.NODE, B)))
+        socket = await session.ws_connect(f"https://{a.address}/peer?kind=control", ssl=context)
+        present.remove(old)
+        me = Identity(node=B, boot=BOOT_1, cluster_hash=cluster_hash("test"), port=1)
+        await socket.send_bytes(handshake.greeting(me, "control"))
+        assert (await socket.receive()).type is aiohttp.WSMsgType.CLOSE
+    assert a.links.counters["link_not_itself"] == 1

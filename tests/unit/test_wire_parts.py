@@ -10,8 +10,9 @@ import msgpack
 import pytest
 
 from meshq.core.limits import BODY_DIGITS_MAX, PARTS_MAX, SAME_HASH_MAX
+from meshq.core.requests import Submit
 from meshq.errors import Malformed, Unencodable
-from meshq.wire import values
+from meshq.wire import forms, values
 from meshq.wire.parts import Parts, check_keys
 
 # Multiples of the modulus of Python's hash of numbers: all of them have the hash 0.
@@ -73,17 +74,17 @@ def test_values_of_any_kind_pass_as_keys() -> None:
 
 def test_parts_are_counted_alike_in_both_forms() -> None:
     fits: list[Any] = [[] for _ in range(99)]
-    assert values.unpack(values.pack(fits, parts_max=100), parts_max=100) == fits
+    assert values.unpack(values.pack(fits, parts_max=100), parts=Parts(100)) == fits
     assert values.loads(b"[" + b",".join([b"[]"] * 99) + b"]", parts_max=100) == fits
     over: list[Any] = [{} for _ in range(100)]
     with pytest.raises(Unencodable, match="value can't be sent: it has more than 100 lists, maps and sets"):
         values.pack(over, parts_max=100)
     with pytest.raises(Malformed, match="more than 100 lists"):
-        values.unpack(values.pack(over), parts_max=100)
+        values.unpack(values.pack(over), parts=Parts(100))
     with pytest.raises(Malformed, match="more than 100 lists"):
         values.loads(b"[" + b",".join([b"{}"] * 100) + b"]", parts_max=100)
     with pytest.raises(Malformed, match="more than 100 lists"):
-        values.unpack_arguments(values.pack_arguments(over, {}), parts_max=100)
+        values.unpack_arguments(values.pack_arguments(over, {}), parts=Parts(100))
 
 
 @pytest.mark.parametrize(
@@ -138,3 +139,16 @@ def test_the_tag_of_integers_holds_hexadecimal_digits(content: str) -> None:
         return
     with pytest.raises(Malformed, match=r"\$int can't hold"):
         values.from_json(values.loads(f'{{"$int": {content}}}'))
+
+
+def test_the_arguments_of_all_tasks_of_a_submit_share_one_bound() -> None:
+    """Whoever leads looks at each of them before it answers; what every task has counts for nothing."""
+    half = {"name": "f", "payload": values.pack_arguments([[[]] * (PARTS_MAX // 2 - 1)], {})}
+    small = {"name": "f", "payload": values.pack_arguments([], {})}
+
+    def submit(*tasks: dict[str, Any]) -> Submit:
+        return forms.submit({"tasks": [*tasks]}, lambda: "0" * 32, lambda: 0)
+
+    assert len(submit(half, *[small] * 100, half).tasks) == 102
+    with pytest.raises(Malformed, match=rf"tasks\[2\]\.payload: .*of all tasks have more than {PARTS_MAX + 9} lists"):
+        submit(half, half, half)

@@ -111,6 +111,19 @@ def test_no_pattern_hands_a_setting_of_meshq_to_a_child() -> None:
     assert seen == {"A": "1"}
 
 
+async def test_nothing_is_imported_out_of_the_directory_in_which_the_daemon_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    for name in ("msgpack", "random", "sitecustomize"):
+        (there / f"{name}.py").write_text(f"open({str(there / 'read')!r}, 'w').close()")
+    monkeypatch.chdir(there)
+    async with opened(tmp_path, Bounds()) as desk:
+        assert result(await desk.call("takes", 3)) == 3
+    assert not (there / "read").exists()
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="descriptors are listed in /proc")
 async def test_a_child_inherits_no_descriptors_but_its_own(tmp_path: Path) -> None:
     secret = tmp_path / "queue.db"

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,10 +14,12 @@ from meshq.core.ids import cluster_hash
 from meshq.wire.handshake import Identity
 from meshq.wire.http import build_app
 from meshq.wire.link import Links
+from meshq.wire.security import Contexts
 from meshq.wire.server import Server
 from tests.unit.transport_contract import A, Script, until
 from tests.unit.wire_service import DictService
 
+Secured = Callable[[], Contexts] | None
 BOOT_1, BOOT_2 = "1" * 32, "2" * 32
 
 
@@ -45,10 +48,11 @@ class LoopClock:
 class Node:
     """Links and a server of their own on a loopback port."""
 
-    def __init__(self, node: str, handler: Script | None = None, **identity: Any) -> None:
+    def __init__(self, node: str, handler: Script | None = None, secured: Secured = None, **identity: Any) -> None:
         self.me = Identity(node=node, boot=BOOT_1, cluster_hash=cluster_hash("test"), port=0)
         self.me = replace(self.me, **identity)
         self.handler = handler or Script()
+        self._secured = secured
         self.changes: list[tuple[str, bool]] = []
         self.clones: list[tuple[str, str]] = []
         self.address = ""
@@ -60,9 +64,12 @@ class Node:
             lambda node, up: self.changes.append((node, up)),
             LoopClock(),
             lambda boot, address: self.clones.append((boot, address)),
+            self._secured,
         )
         app = build_app(DictService(), self.links, new_id=lambda: A, wall_ms=lambda: 0, body_bytes_max=1000)
-        self.server = Server(app, host="127.0.0.1", port=0, unix_path=None, grace_s=0.5)
+        secured = self._secured
+        context = None if secured is None else lambda: secured().server
+        self.server = Server(app, host="127.0.0.1", port=0, unix_path=None, context=context, grace_s=0.5)
         await self.server.start()
         self.links.listens_at(self.server.port)
         self.address = f"127.0.0.1:{self.server.port}"
