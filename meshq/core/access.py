@@ -96,9 +96,14 @@ def narrowed(request: Request, owner: str) -> Request:
     Args:
         request: Any.
         owner: The caller's credential; empty for who has the cluster's key.
+
+    Raises:
+        Forbidden: It would put a credential's tasks before those of the key's holders.
     """
     if isinstance(request, Submit):
         tasks = request.tasks
+        if owner and any(spec.priority > 0 for spec in tasks):
+            raise Forbidden("the tasks of a credential go before no others: their priority is 0 at most")
         if any(spec.owner != owner for spec in tasks):
             tasks = tuple(replace(spec, owner=owner) for spec in tasks)
         return Submit(tasks=tasks)

@@ -252,6 +252,8 @@ def _new(conn: Connection, specs: Sequence[TaskSpec]) -> int:
 def _filled(spec: TaskSpec, info: TaskInfo | None) -> TaskSpec:
     """The spec, with what it left open as the task itself has it."""
     own = {name: getattr(info, name) for name in spec.unset if name in LEFT_OPEN and info is not None}
+    if spec.owner and own.get("priority"):
+        own["priority"] = min(0, own["priority"])  # the tasks of a credential go before no others
     return replace(spec, **{name: value for name, value in own.items() if value is not None}) if own else spec
 
 

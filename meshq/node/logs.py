@@ -19,7 +19,8 @@ class TextFormat(logging.Formatter):
         level = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
         # Other machines' words stand in some: they make no line and no colour of their own.
         line = f"{stamp} {level}{printable(record.getMessage())}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        trace = self.formatException(record.exc_info).split("\n") if record.exc_info else []
+        return "\n".join([line, *map(printable, trace)])
 
 
 class JsonFormat(logging.Formatter):

@@ -266,7 +266,7 @@ def _prepare(path: Path, schema: Schema) -> None:
             if damaged := {name for name, _ in _schema_of(schema) - _schema(conn)}:
                 raise CorruptDatabase(f"{path}: is damaged: it lacks, or has changed, {', '.join(sorted(damaged))}")
     except OSError as error:
-        raise disk_error(Path(error.filename or path.parent), error) from error
+        raise disk_error(Path(error.filename or path), error) from error
     except _ERRORS as error:
         raise _translated(error, str(path)) from error
 

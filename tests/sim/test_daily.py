@@ -54,11 +54,13 @@ async def test_what_a_submit_leaves_open_is_as_the_task_has_it(world: SimWorld) 
     made = [
         world.spec("own", unset=left_open), world.spec("own", unset=("retries",), priority=1),
         world.spec("work", unset=left_open, retries=1), world.spec("own"),
+        world.spec("own", unset=left_open, owner="bob"),
     ]  # fmt: skip
     await submit(world, node, *made)
     columns = "priority, timeout_s, retries, max_running"
     rows = [world.machines[node].disk.rows(f"SELECT {columns} FROM tasks WHERE id = ?", (spec.id,)) for spec in made]
-    assert rows == [[(7, 30.0, 2, 4)], [(1, None, 2, 0)], [(0, None, 1, 0)], [(0, None, 0, 0)]]
+    assert rows[:4] == [[(7, 30.0, 2, 4)], [(1, None, 2, 0)], [(0, None, 1, 0)], [(0, None, 0, 0)]]
+    assert rows[4] == [(0, 30.0, 2, 4)], "a credential's go before no others"
 
 
 @story()

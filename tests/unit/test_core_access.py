@@ -61,6 +61,13 @@ def test_what_is_submitted_belongs_to_who_submits_it() -> None:
     assert access.narrowed(found, "") == ask.Submit(tasks=(spec(""),) * 3)
 
 
+def test_the_tasks_of_a_credential_go_before_no_others() -> None:
+    urgent = ask.Submit(tasks=(spec(""), dataclasses.replace(spec(""), priority=1)))
+    assert access.narrowed(urgent, "") == urgent
+    with pytest.raises(Forbidden, match="their priority is 0 at most"):
+        access.narrowed(urgent, "bob")
+
+
 def test_every_request_that_has_an_owner_is_narrowed() -> None:
     owned = {kind for kind in ask.ANSWER_TO if any(field.name == "owner" for field in dataclasses.fields(kind))}
     assert owned == {type(request) for request in QUERIES}
