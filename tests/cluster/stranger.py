@@ -59,7 +59,8 @@ def _context(show: Show) -> ssl.SSLContext | None:
         case _:
             subject = Subject(Role(show["role"]), show["name"])
             context = security.client_context(security.passport([keys.parse(show["key"])], subject))
-    context.verify_mode = ssl.CERT_NONE
+    # Whoever answers is good enough.
+    context.verify_mode, context.sslobject_class = ssl.CERT_NONE, ssl.SSLObject
     return context
 
 
