@@ -187,7 +187,9 @@ def issue(local: Local, name: str, out: Path | None) -> int:
 @key.command("list", cls=Command)
 @local_options
 def list_(local: Local) -> int:
-    """List all credentials, revoked ones too, and those that ended with an older key.
+    """List all credentials, revoked ones too.
+
+    Those that ended with an older key are among them.
 
     \b
     Examples:
