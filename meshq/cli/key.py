@@ -120,7 +120,7 @@ def finish(local: Local, force: bool) -> int:
     """Finish the change of the key: drop the old one.
 
     Refused while a machine that was there lately has not got the new key. Credentials that were issued before the
-    change was begun are valid no more: issue them anew.
+    change was begun are valid no more: issue others, under other names.
 
     \b
     Examples:
@@ -188,6 +188,8 @@ def issue(local: Local, name: str, out: Path | None) -> int:
 @local_options
 def list_(local: Local) -> int:
     """List all credentials, revoked ones too.
+
+    Those that ended with an older key are among them.
 
     \b
     Examples:

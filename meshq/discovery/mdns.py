@@ -30,6 +30,9 @@ RESOLVE_S = 3.0
 HEARD_S = 3.0
 RESOLVERS = 8
 NAMES_MAX = 1024
+# More than a machine of many addresses says of itself. To read ten thousand takes seconds, and anybody may send them.
+RECORDS_MAX = 256
+_SRV, _IN = 33, 1  # of DNS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,8 +264,19 @@ class _Session:
             self._queued.discard((name, text))
             await self._report(name, text)
 
+    def _is_crowded(self, name: str) -> bool:
+        """Whether more stands under a name, or the hosts that it leads to, than one machine says."""
+        cache = self._zc.zeroconf.cache
+        if len(cache.async_entries_with_name(name)) > RECORDS_MAX:
+            return True
+        services = cache.async_all_by_details(name, _SRV, _IN)
+        hosts = {getattr(service, "server", "") for service in services}
+        return sum(len(cache.async_entries_with_name(host)) for host in hosts) > RECORDS_MAX
+
     async def _report(self, name: str, text: bytes) -> None:
         """Tells what a name stands for; `text` is the TXT record where it is known already."""
+        if self._is_crowded(name):
+            return
         info = AsyncServiceInfo(SERVICE_TYPE, name)
         answered = await info.async_request(self._zc.zeroconf, RESOLVE_S * 1000, DNSQuestionType.QM)
         if not answered and not text:

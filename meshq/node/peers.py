@@ -85,6 +85,7 @@ class Peers:
         self._address_of = address_of
         self._on_keys = on_keys
         self._beat = 0
+        self._has_news = False  # somebody's addresses that the others may not know
         self._asked: set[str] = set()
 
     async def load(self) -> None:
@@ -248,7 +249,9 @@ class Peers:
         async with asyncio.TaskGroup() as tasks:
             while True:
                 self._beat += 1
-                hints = self._hints() if self._beat % HINT_EVERY == 0 else ()
+                # At once where there is somebody new: the only one that knows them all may be gone in a moment.
+                hints = self._hints() if self._has_news or self._beat % HINT_EVERY == 0 else ()
+                self._has_news = False
                 mine = replace(self._describe(), peers=hints)
                 for node in self._whom():
                     if node not in self._asked:
@@ -313,7 +316,9 @@ class Peers:
             journal.tell("found", f"found {self.name_of(node)}", node=node)
         # The one that worked comes first, here and in what is remembered and told.
         worked = self._address_of(node)
-        peer.addresses = tuple(dict.fromkeys((*([worked] if worked else ()), *hello.addresses)))[:HINTS_MAX]
+        addresses = tuple(dict.fromkeys((*([worked] if worked else ()), *hello.addresses)))[:HINTS_MAX]
+        self._has_news |= addresses != peer.addresses
+        peer.addresses = addresses
         now = self._clock.boot_s()
         if answered:
             peer.heard_ms = self._clock.wall_ms()

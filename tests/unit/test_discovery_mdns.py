@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
+from zeroconf import const
+from zeroconf._dns import DNSAddress, DNSPointer, DNSRecord, DNSService, DNSText
+from zeroconf._protocol.outgoing import DNSOutgoing
 
 from meshq.core.ids import cluster_hash
 from meshq.discovery.addresses import LocalAddress
-from meshq.discovery.mdns import Announcement, Found, Mdns
+from meshq.discovery.mdns import RECORDS_MAX, SERVICE_TYPE, Announcement, Found, Mdns
 
 LOOPBACK = (LocalAddress("127.0.0.1", "lo", 1),)
-ANNA, BERT = "0190" + "a" * 28, "0190" + "b" * 28
+ANNA, BERT, CARL = "0190" + "a" * 28, "0190" + "b" * 28, "0190" + "c" * 28
 CLUSTER = cluster_hash("test")
 
 
@@ -62,7 +65,8 @@ async def running(
     heard = Heard()
     service = Mdns(
         Announcement(node=node, boot=boot, cluster=CLUSTER, port=port),
-        on_found=heard.found.append,
+        # A daemon that somebody runs on this machine is none of the test's.
+        on_found=lambda found: heard.found.append(found) if found.cluster == CLUSTER else None,
         on_unavailable=heard.unavailable.append,
         local=local,
         poll_s=0.05,
@@ -90,6 +94,35 @@ async def test_two_nodes_find_each_other() -> None:
         await until(lambda: anna.found and bert.found)
     assert anna.found == [Found(node=BERT, boot="boot-b", cluster=CLUSTER, version=2, addresses=("127.0.0.1:1002",))]
     assert bert.found == [Found(node=ANNA, boot="boot-a", cluster=CLUSTER, version=2, addresses=("127.0.0.1:1001",))]
+
+
+def say(records: Sequence[DNSRecord]) -> None:
+    """Sends what anybody on the network may send."""
+    out = DNSOutgoing(const._FLAGS_QR_RESPONSE | const._FLAGS_AA)
+    for record in records:
+        out.add_answer_at_time(record, 0)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
+        for packet in out.packets():
+            sender.sendto(packet, ("224.0.0.251", 5353))
+
+
+async def test_a_name_of_more_addresses_than_a_machine_has_is_left_alone() -> None:
+    name, host, (kind, ttl) = f"{BERT}.{SERVICE_TYPE}", f"{BERT}.local.", (const._CLASS_IN, 4500)
+    text = b"".join(bytes([len(pair)]) + pair for pair in (f"c={CLUSTER}".encode(), b"b=boot-b", b"p=7373", b"v=2"))
+    async with running(ANNA, "boot-a") as (service, anna):
+        await asyncio.wait_for(service.announced.wait(), 10)
+        for block in range(RECORDS_MAX // 50 + 1):
+            ips = [bytes((10, 0, block, number)) for number in range(50)]
+            say([DNSAddress(host, const._TYPE_A, kind, ttl, ip) for ip in ips])
+        say([
+            DNSText(name, const._TYPE_TXT, kind, ttl, text),
+            DNSService(name, const._TYPE_SRV, kind, ttl, 0, 0, 7373, host),
+            DNSPointer(SERVICE_TYPE, const._TYPE_PTR, kind, ttl, name),
+        ])  # fmt: skip
+        async with running(CARL, "boot-c", port=1003):
+            await until(lambda: CARL in {found.node for found in anna.found})
+    assert BERT not in {found.node for found in anna.found}
 
 
 async def test_a_new_boot_is_found_again() -> None:
