@@ -279,6 +279,8 @@ def _map_faults(values: dict[str, Any], path: str) -> Iterator[tuple[str, str]]:
             yield f"{path}[{key[:40]!r}]", f"must be from 0 to {_INT_MAX}, not {_shown(value)}"
         elif type(value) is str:
             yield from _word_faults((value,), f"{path}[{key[:40]!r}]")
+        elif dataclasses.is_dataclass(value):
+            yield from _faults(value, f"{path}[{key[:40]!r}].")
 
 
 def _word_faults(words: Iterable[Any], path: str) -> Iterator[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -81,7 +82,8 @@ def test_it_is_refused_in_every_message(name: str, body: Any, path: Path_) -> No
     for epoch in BAD:
         with pytest.raises(Malformed) as caught:
             codec.decode_body(name, with_epoch(body, path, epoch), KINDS)
-        message = caught.value.message
+        # A key of a map is told as such, or not at all by the decoder.
+        message = re.sub(r"\[('ø'|\.\.\.)\]", ".ø", caught.value.message)
         assert message.startswith(f"{name}: {written(path)}: ")
         # What no 64 bits hold with a sign is no integer to the decoder.
         assert f"{SAID}, not {epoch}" in message or epoch > 1 << 62
