@@ -69,8 +69,8 @@ class AsyncClient(Watching):
         """This client, on the same connections, with these options, and no others, for what it submits.
 
         Args:
-            words: priority, delay_s, at, timeout_s, retries, backoff, backoff_s, key, max_running, keep_s, batch; see
-                `Options`.
+            words: priority, delay_s, at, timeout_s, retries, backoff, backoff_s, key, max_running, keep_s, forget,
+                batch; see `Options`.
         """
         return self.with_options(Options(**words))
 

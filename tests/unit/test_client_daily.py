@@ -34,6 +34,7 @@ def test_what_is_left_open_is_not_sent() -> None:
     assert Options(priority=0, retries=0, max_running=0, keep_s=0).given() == {
         "priority": 0, "retries": 0, "max_running": 0, "keep_s": 0,
     }  # fmt: skip
+    assert Options(forget=True).given() == {"forget": True}
     assert Options(timeout_s=math.inf).given() == {"timeout_s": None}
 
 
@@ -80,6 +81,8 @@ async def test_no_limit_is_another_thing_than_none_said(tmp_path: Path, twin: Tw
         (Options(max_running=-1), "max_running"),
         (Options(keep_s=-1.0), "keep_s"),
         (Options(retries=1001), "retries"),
+        (Options(forget=True, keep_s=5.0), "forget and keep_s"),
+        (Options(backoff="linear", retries=0), "backoff"),
     ],
 )
 async def test_a_wrong_option_is_named(tmp_path: Path, twin: Twin, options: Options, words: str) -> None:
