@@ -92,6 +92,16 @@ async def test_a_wrong_option_is_named(tmp_path: Path, twin: Twin, options: Opti
     assert not twin.tasks
 
 
+async def test_a_key_would_make_one_task_of_many(tmp_path: Path, twin: Twin) -> None:
+    async with AsyncClient(tmp_path) as client:
+        keyed = client.options(key="k")
+        with pytest.raises(Malformed, match=r"^key: would make one task of all of them"):
+            await keyed.submit_many("echo", [(1,), (2,)])
+        with pytest.raises(Malformed, match=r"^key"):
+            _ = [result async for result in keyed.map("echo", [1, 2])]
+    assert not twin.tasks
+
+
 # -- many tasks ------------------------------------------------------------------------------------------
 
 
