@@ -35,8 +35,8 @@ AT_ONCE = 16
 def cancel(local: Local, task_id: str | None, batch: str | None, wait: bool, timeout_s: float | None) -> int:
     """Call off a task, or all tasks of a batch.
 
-    It returns when the cluster has it; a run that goes on is ended by its machine: asked first, then killed. A task
-    that is finished stays as it is.
+    It returns when the cluster has it; a run that goes on is killed by its
+    machine, with its process group. A task that is finished stays as it is.
 
     \b
     Examples:

@@ -20,9 +20,9 @@ R = TypeVar("R")
 PRIORITY = Number(-limits.PRIORITY_MAX, limits.PRIORITY_MAX, whole=True)
 DELAY = Duration(0, limits.TIMEOUT_S_MAX)
 TIMEOUT = Duration(0.001, limits.TIMEOUT_S_MAX)
-KEEP = Duration(0, limits.TIMEOUT_S_MAX)
+KEEP = Duration(0, limits.KEEP_S_MAX)
 RETRIES = Number(0, limits.RETRIES_MAX, whole=True)
-RUNNING = Number(1, limits.RUNNING_MAX, whole=True)
+RUNNING = Number(0, limits.RUNNING_MAX, whole=True)
 BACKOFF = click.Choice([word.value for word in Backoff])
 
 
@@ -38,7 +38,9 @@ def task_options(command: Callable[..., R]) -> Callable[..., R]:
     @click.option("--retries", type=RETRIES, metavar="N", help="Try again so often after a failure.")
     @click.option("--backoff", type=BACKOFF, help="How the wait grows from retry to retry.  [default: exponential]")
     @click.option("--key", metavar="TEXT", help="A repeated submit with this key is the same task.")
-    @click.option("--max-running", type=RUNNING, metavar="N", help="At most so many of this name run in the cluster.")
+    @click.option(
+        "--max-running", type=RUNNING, metavar="N", help="At most so many of this name run in the cluster; 0: any."
+    )
     @click.option("--keep", type=KEEP, metavar="TIME", help="Keep it so long when it is finished.  [default: 7d]")
     @click.option("--forget", is_flag=True, help="Keep nothing of it when it is finished.")
     @click.option("--batch", metavar="TEXT", shell_complete=batches, help="A name that tasks share.")
@@ -62,7 +64,7 @@ def task_options(command: Callable[..., R]) -> Callable[..., R]:
             raise click.UsageError("--delay and --at exclude each other: one says after how long, the other when")
         if keep is not None and forget:
             raise click.UsageError("--keep and --forget exclude each other")
-        if backoff is not None and not retries:
+        if backoff is not None and retries == 0:  # left open it may be the task's own
             raise click.UsageError("--backoff needs --retries: without a retry there is nothing to wait for")
         options = Options(
             priority=priority, delay_s=delay or 0.0, at=at, timeout_s=timeout, retries=retries, backoff=backoff,

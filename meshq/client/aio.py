@@ -69,8 +69,8 @@ class AsyncClient(Watching):
         """This client, on the same connections, with these options, and no others, for what it submits.
 
         Args:
-            words: priority, delay_s, at, timeout_s, retries, backoff, backoff_s, key, max_running, keep_s, batch; see
-                `Options`.
+            words: priority, delay_s, at, timeout_s, retries, backoff, backoff_s, key, max_running, keep_s, forget,
+                batch; see `Options`.
         """
         return self.with_options(Options(**words))
 
@@ -108,8 +108,9 @@ class AsyncClient(Watching):
 
         Raises:
             UnknownTask, BadArguments: As for `submit`; it says how many were kept before.
+            Malformed: An option is wrong; a key is none for several tasks.
         """
-        options = self._batched(new_ids(1)[0])
+        options = self._for_many()
         handles = await self._submit(name, [(tuple(args), kwargs) for args in arguments], options)
         return Batch(self, options.batch or "", handles)
 
@@ -200,7 +201,7 @@ class AsyncClient(Watching):
         cancel_rest: bool = False,
     ) -> AsyncGenerator[list[Record], None]:
         """The same, some records at a time, for arguments that come in parts, each of which is submitted at once."""
-        options, sent = self._batched(new_ids(1)[0]), False
+        options, sent = self._for_many(), False
 
         async def submitted() -> AsyncGenerator[list[str], None]:
             nonlocal sent
@@ -251,6 +252,12 @@ class AsyncClient(Watching):
     def _batched(self, batch: str | None) -> Options:
         """The options, with this batch, unless they have one."""
         return self._options if self._options.batch is not None else replace(self._options, batch=batch)
+
+    def _for_many(self) -> Options:
+        """The options for several tasks, which are a batch."""
+        if self._options.key is not None:
+            raise Malformed("key: would make one task of all of them")
+        return self._batched(new_ids(1)[0])
 
     async def _submit(self, name: str, calls: Sequence[Call], options: Options) -> list[Handle]:
         # All are packed before the first is sent: a value that can't travel stops everything.

@@ -26,6 +26,7 @@ class Words(TypedDict, total=False):
     key: str | None
     max_running: int | None
     keep_s: float | None
+    forget: bool
     batch: str | None
 
 
@@ -47,6 +48,7 @@ class Options:
         max_running: At most so many tasks of its name run at once in the whole cluster; 0 for any number.
         keep_s: Seconds for which the finished task is kept; 0: it is purged at once. By default the cluster's
             `keep_finished_s`.
+        forget: Keep nothing of it when it is finished: the same as `keep_s=0`.
         batch: A name that tasks share.
     """
 
@@ -60,6 +62,7 @@ class Options:
     key: str | None = None
     max_running: int | None = None
     keep_s: float | None = None
+    forget: bool = False
     batch: str | None = None
 
     def given(self) -> dict[str, Any]:
@@ -72,6 +75,8 @@ class Options:
         words = {word: value for word, value in found.items() if value is not None}
         if not self.delay_s:
             words.pop("delay_s", None)
+        if not self.forget:
+            del words["forget"]
         if self.timeout_s == math.inf:
             words["timeout_s"] = None
         if self.at is not None:

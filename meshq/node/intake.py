@@ -69,7 +69,7 @@ class Intake:
         specs = tuple(_filled(spec, known.get(spec.name)) for spec in request.tasks)
         problems = await self._problems(specs, known)
         if problems and not request.late:
-            raise next(iter(problems.values()))
+            raise _first(problems, specs)
         specs = tuple(_fit(spec) for spec in specs)
         now_ms = self._clock.wall_ms()
 
@@ -290,6 +290,14 @@ def _problems_of(specs: Sequence[TaskSpec], known: Mapping[str, TaskInfo]) -> di
         if problem is not None:
             problems[spec.id] = problem
     return problems
+
+
+def _first(problems: Mapping[str, MeshqError], specs: Sequence[TaskSpec]) -> MeshqError:
+    """The first of them; with its place, where it is not that of all."""
+    index, problem = next((index, problems[spec.id]) for index, spec in enumerate(specs) if spec.id in problems)
+    if len(problems) == len(specs) and len({each.message for each in problems.values()}) == 1:
+        return problem
+    return type(problem)(f"tasks[{index}]: {problem.message}")
 
 
 def _problem(spec: TaskSpec, known: Mapping[str, TaskInfo]) -> MeshqError | None:

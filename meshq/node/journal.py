@@ -8,6 +8,9 @@ from typing import Any
 
 from meshq.core.reports import Event
 
+# The event of a line that is not to stay.
+PASSING = "passing"
+
 events = logging.getLogger("meshq.events")
 
 
@@ -28,6 +31,11 @@ def warn(name: str, text: str, **fields: Any) -> None:
     events.warning(text, extra={"event": name, "fields": fields})
 
 
+def passing(text: str) -> None:
+    """Tells what is so for a moment: a terminal shows it until the next line; empty takes it away."""
+    events.debug(text, extra={"event": PASSING, "fields": {}})
+
+
 class Recent(logging.Handler):
     """Keeps the newest events, for whoever asks what happened.
 
@@ -36,7 +44,7 @@ class Recent(logging.Handler):
     """
 
     def __init__(self, count: int) -> None:
-        super().__init__()
+        super().__init__(logging.INFO)
         self._events: deque[Event] = deque(maxlen=count)
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 import time
+from contextlib import suppress
+from typing import TextIO
 
 from meshq.core.texts import printable
+from meshq.node import journal
+
+ERASE = "\r\x1b[2K"
 
 
 class TextFormat(logging.Formatter):
@@ -40,15 +46,40 @@ class JsonFormat(logging.Formatter):
         return json.dumps(entry, ensure_ascii=False, default=str)
 
 
+class Terminal(logging.StreamHandler[TextIO]):
+    """A person's terminal, where the last line may be one that does not stay."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._drawn = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes it, in the place of what was there for a moment."""
+        if self._drawn:
+            self.stream.write(ERASE)
+            self._drawn = False
+        if getattr(record, "event", "") != journal.PASSING:
+            super().emit(record)
+        elif text := record.getMessage():
+            with suppress(OSError):
+                # A line that wraps could not be erased.
+                text = text[: os.get_terminal_size(self.stream.fileno()).columns - 1]
+            self.stream.write(printable(text))
+            self._drawn = True
+        self.flush()
+
+
 def set_up(log_format: str) -> None:
     """Writes events to standard error, from now on.
 
     Args:
         log_format: `text` or `json`.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    terminal = log_format == "text" and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    handler = Terminal(sys.stderr) if terminal else logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormat() if log_format == "json" else TextFormat())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("meshq").setLevel(logging.INFO)
+    journal.events.setLevel(logging.DEBUG if terminal else logging.INFO)

@@ -22,6 +22,7 @@ from meshq.core.ports import Clock, Transport
 from meshq.core.split import Kind, Term
 from meshq.errors import Conflict, NotLeader, StaleEpoch, StoreError
 from meshq.node.commits import Commits
+from meshq.node.copying import Copying
 from meshq.node.counters import Counters
 from meshq.node.elector import Elector
 from meshq.node.gate import Gate
@@ -360,10 +361,13 @@ class Replicator:
         epoch = self.elector.promised_epoch
         pull = Pull(vector=vector, epoch=epoch, genesis=self.roster.genesis, wait_s=wait_s)
         tally = Tally()
-        async with aclosing(self._transport.stream(peer, pull, idle_s=wait_s + IDLE_S)) as parts:
-            async for rows in parts:
-                await self._look_for_twin(rows.vector, peer)
-                tally.add(await self._merge(rows, peer))
+        stream = self._transport.stream(peer, pull, idle_s=wait_s + IDLE_S)
+        with Copying(peer, self._clock) as copying:
+            async with aclosing(stream) as parts:
+                async for rows in parts:
+                    copying.add(len(rows.rows))
+                    await self._look_for_twin(rows.vector, peer)
+                    tally.add(await self._merge(rows, peer))
         return tally
 
     async def _merge(self, rows: Rows, peer: str) -> feed.Applied:

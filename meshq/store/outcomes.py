@@ -227,7 +227,7 @@ def _nodes_of(task: Task, move: moves.Move, last: str | None, cause: str = "") -
 
 
 def _by_hand(task: Task) -> str:
-    return f"only POST /task/{task.id}/retry, or retry() of a client, runs it again"
+    return f"run it again with: meshq retry {task.id}"
 
 
 def _fields_of(error: bytes | None) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -29,7 +30,8 @@ STATES: Final = tuple(sorted(state.value for state in OPEN | FINISHED))
 class TaskForm(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """A task as it stands in the body of /submit-task: `args` and `kwargs`, or the packed `payload` of both.
 
-    What is UNSET and not given is left to the task's own options.
+    What is UNSET and not given is left to the task's own options. `at` is a date and a time as in ISO 8601, for
+    `not_before_ms`; `forget` is `keep_s` of 0.
     """
 
     name: str
@@ -41,14 +43,16 @@ class TaskForm(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     priority: int | msgspec.UnsetType = msgspec.UNSET
     delay_s: float | None = None
     not_before_ms: int | None = None
+    at: str | None = None
     timeout_s: float | msgspec.UnsetType | None = msgspec.UNSET
     retries: int | msgspec.UnsetType = msgspec.UNSET
     backoff_s: float = 1.0
     key: str | None = None
     batch: str | None = None
-    backoff: str = Backoff.EXPONENTIAL.value
+    backoff: str | None = None
     max_running: int | msgspec.UnsetType = msgspec.UNSET
     keep_s: float | None = None
+    forget: bool = False
 
 
 class OutcomeForm(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
@@ -217,8 +221,7 @@ def _specs(
         reason = codec.out_of_range(name, value) if value is not None else None
         if reason is not None:
             raise Malformed(f"{where}{name}: {reason}")
-    if form.delay_s is not None and form.not_before_ms is not None:
-        raise Malformed(f"{where}delay_s and not_before_ms can't both be given")
+    _check_contradictions(form, where)
     if form.id is not None and form.count > 1:
         raise Malformed(f"{where}id: {form.count} tasks can't share one")
     if form.id is not None and not ids.is_id(form.id):
@@ -227,22 +230,47 @@ def _specs(
         raise Malformed(f"{where}name: must be a name without control characters, not {form.name[:60]!r}")
     if form.key == "" or form.batch == "":
         raise Malformed(f"{where}{'key' if form.key == '' else 'batch'}: must not be empty")
-    if form.backoff not in BACKOFFS:
+    if form.backoff is not None and form.backoff not in BACKOFFS:
         raise Malformed(f"{where}backoff: must be one of {', '.join(BACKOFFS)}, not {form.backoff[:40]!r}")
-    not_before_ms = now_ms + round(form.delay_s * 1000) if form.delay_s else form.not_before_ms or 0
+    not_before_ms = form.not_before_ms or 0
+    if form.delay_s:
+        not_before_ms = now_ms + round(form.delay_s * 1000)
+    if form.at is not None:
+        not_before_ms = _moment_ms(form.at, where)
     words = {word: getattr(form, word) for word in _LEFT_OPEN}
     given = {word: value for word, value in words.items() if value is not msgspec.UNSET}
     unset = tuple(word for word in _LEFT_OPEN if word not in given)
     spec = TaskSpec(
         id=form.id or new_id(), name=form.name, payload=_payload(form, where, parts), not_before_ms=not_before_ms,
-        backoff_s=form.backoff_s, key=form.key, batch=form.batch, owner=owner, backoff=form.backoff,
-        keep_s=form.keep_s, unset=unset, **given,
+        backoff_s=form.backoff_s, key=form.key, batch=form.batch, owner=owner, unset=unset,
+        backoff=form.backoff or Backoff.EXPONENTIAL.value, keep_s=0.0 if form.forget else form.keep_s, **given,
     )  # fmt: skip
     # The others are the same but for ids that are made here: to check each takes a second for a small body.
     codec.check(spec, where)
     yield spec
     for _ in range(1, form.count):
         yield replace(spec, id=new_id())
+
+
+def _check_contradictions(form: TaskForm, where: str) -> None:
+    given = [name for name in ("at", "delay_s", "not_before_ms") if getattr(form, name) is not None]
+    if len(given) > 1:
+        raise Malformed(f"{where}{given[0]} and {given[1]} can't both be given: each says when")
+    if form.forget and form.keep_s is not None:
+        raise Malformed(f"{where}forget and keep_s can't both be given")
+    if form.key is not None and form.count > 1:
+        raise Malformed(f"{where}key: would make one task of all {form.count}")
+    if form.backoff is not None and form.retries == 0:
+        raise Malformed(f"{where}backoff: needs retries; without one there is nothing to wait for")
+
+
+def _moment_ms(text: str, where: str) -> int:
+    """Without a time zone it is this machine's time."""
+    try:
+        return max(0, round(datetime.fromisoformat(text).timestamp() * 1000))
+    except (ValueError, OverflowError, OSError) as error:
+        allowed = "a date and a time such as 2030-12-31T18:30 or 2030-12-31T18:30+01:00"
+        raise Malformed(f"{where}at: must be {allowed}, not {text[:40]!r}") from error
 
 
 def _payload(form: TaskForm, where: str, parts: Parts) -> bytes:

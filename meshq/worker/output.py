@@ -1,5 +1,6 @@
 """What children print: passed on to the task's log, up to a bound for each minute; to stderr where nobody keeps one.
 
+Of what is beyond the bound the last part is kept in memory until the run ends: there stands what went wrong.
 Whoever prints without end fills no disk and no memory, and is slowed down; it is not stopped.
 """
 
@@ -33,6 +34,7 @@ class Output:
         bytes_max: For each minute.
         write: Where it goes.
         reader: Who reads it now: each of them is told once a minute that something is left out.
+        tail_bytes_max: How much of what is beyond the bound is written at a run's end; 0 for none.
     """
 
     def __init__(
@@ -41,6 +43,7 @@ class Output:
         bytes_max: int,
         write: Callable[[bytes], None] = to_stderr,
         reader: Callable[[], object] = lambda: None,
+        tail_bytes_max: int = 0,
     ) -> None:
         self._name = name
         self._bytes_max = bytes_max
@@ -49,11 +52,14 @@ class Output:
         self._left = bytes_max
         self._until = float("-inf")
         self._told: list[object] = []
+        self._tail = bytearray()
+        self._tail_bytes_max = tail_bytes_max
         self.dropped_bytes = 0
 
     def take(self, data: bytes, now_s: float) -> bool:
         """Passes on what is allowed; False where something was left out."""
         if now_s >= self._until:
+            self.end()
             self._left, self._until = self._bytes_max, now_s + MINUTE_S
             self._told = []
         kept, over = data[: self._left], len(data) - self._left
@@ -64,12 +70,23 @@ class Output:
             return True
         if self._bytes_max and self._told != [reader := self._reader()]:
             self._told = [reader]
+            less = "but for its end " if self._tail_bytes_max else ""
             self._write(
                 f"\nmeshq: {self._name} printed more than {self._bytes_max} bytes within a minute; the rest is left "
-                "out (child_output_bytes_max)\n".encode()
+                f"out {less}(child_output_bytes_max)\n".encode()
             )
         self.dropped_bytes += over
+        if self._tail_bytes_max:
+            self._tail += data[len(kept) :]
+            if len(self._tail) > 2 * self._tail_bytes_max:
+                del self._tail[: -self._tail_bytes_max]
         return False
+
+    def end(self) -> None:
+        """The run is over: writes the last of what it printed beyond the bound."""
+        tail, self._tail = self._tail[-self._tail_bytes_max :], bytearray()
+        if tail:
+            self._write(bytes(tail))
 
 
 class Pipe:
@@ -101,13 +118,14 @@ class Pipe:
             self._stop()
 
     def drain(self) -> None:
-        """Passes on what is in the pipe now."""
+        """Passes on what is in the pipe now, where a run is over."""
         if self._descriptor < 0:
             return
         for _ in range(_REST_CHUNKS):
             if not (data := self._read()):
                 break
             self._output.take(data, self._loop.time())
+        self._output.end()
 
     def _on_readable(self) -> None:
         data = self._read()

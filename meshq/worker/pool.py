@@ -26,7 +26,7 @@ from meshq.worker.bounds import Bounds
 from meshq.worker.contact import OnEvent
 from meshq.worker.failures import pack_error
 from meshq.worker.output import to_stderr
-from meshq.worker.process import Process, ending
+from meshq.worker.process import Process
 from meshq.worker.slot import Frame, Printer, Slot
 from meshq.worker.tray import Tray
 
@@ -237,8 +237,9 @@ class ChildPool:
             code = await process.end()
             # Only now, after the last words of the child were read, is it known what it left undone.
             slot.process = None
-            self._last_words = f"die while they load the tasks: {ending(code)}"
-            self._on_death(slot, code, process.marks())
+            how = process.ending(code)
+            self._last_words = f"die while they load the tasks: {how}"
+            self._on_death(slot, process.marks(), how, spent=code == frames.SPENT)
             process.forget()
         return slot.ready
 
@@ -358,13 +359,11 @@ class ChildPool:
             slot.process.signal(signal.SIGTERM)
             frame.timer = asyncio.get_running_loop().call_later(GRACE_S, slot.kill)
 
-    def _on_death(self, slot: Slot, code: int, marks: tuple[int, int, int]) -> None:
+    def _on_death(self, slot: Slot, marks: tuple[int, int, int], how: str, *, spent: bool) -> None:
         """Decides about each run that the child took with it."""
         frame = slot.frame
         if not self._closed.is_set() and not slot.condemned and not (frame is not None and frame.timed_out):
-            self._on_event(
-                "child_spent" if code == frames.SPENT else "child_died", f"slot {slot.number}: {ending(code)}"
-            )
+            self._on_event("child_spent" if spent else "child_died", f"slot {slot.number}: {how}")
         if frame is None:
             return
         begun, ended = marks[:2] if marks[2] == frame.number else (0, 0)
@@ -375,11 +374,12 @@ class ChildPool:
             elif frame.timed_out:
                 text = f"timed out after {run.job.timeout_s:g} s"
                 self._tray.end(run, "failed", error=pack_error("TimedOut", text), run_s=run.job.timeout_s or 0.0)
-            elif slot.condemned or index >= begun or (index < ended and not run.again):
+            elif slot.condemned or (not run.again and not ended <= index < begun):
+                # A second child that dies with it is its fault, whatever the marks say: its code can write to them.
                 run.again = not slot.condemned
                 back.append(run)
             else:
-                text = f"the child that ran it died: {ending(code)}"
+                text = f"the child that ran it died: {how}"
                 self._tray.end(run, "crashed", error=pack_error("ChildDied", text))
         self._put_back(back)
         self._end_frame(slot)

@@ -38,16 +38,16 @@ class _Link(asyncio.Protocol):
         self._on_message = on_message
         self._gone, self._closed = gone, closed
         self._splitter = frames.Splitter()
-        self._sound = True
+        self.sound = True
 
     def data_received(self, data: bytes) -> None:
         try:
-            messages = self._splitter.feed(data) if self._sound else []
+            messages = self._splitter.feed(data) if self.sound else []
             for message in messages:
                 self._on_message(message)
         except (Malformed, ValueError, TypeError, IndexError, KeyError):
             # Only the user's own code can have written this, and nothing after it can be believed.
-            self._sound = False
+            self.sound = False
             self._gone.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -61,14 +61,15 @@ class Process:
     def __init__(
         self,
         transport: asyncio.SubprocessTransport,
-        link: asyncio.Transport,
+        link: tuple[asyncio.Transport, _Link],
         lifeline: int,
         marks: mmap.mmap,
         printed: Pipe,
         events: tuple[asyncio.Event, asyncio.Event, asyncio.Event],
     ) -> None:
         self.pid = transport.get_pid()
-        self._transport, self._link, self._lifeline = transport, link, lifeline
+        self._transport, self._lifeline = transport, lifeline
+        self._link, self._heard = link
         self._printed = printed
         self._shared, self._marks = marks, memoryview(marks).cast("Q")
         self._gone, self._exited, self._closed = events
@@ -103,7 +104,7 @@ class Process:
                 stdin=subprocess.DEVNULL, stdout=printed.end, stderr=printed.end,
                 pass_fds=given, close_fds=True, start_new_session=True, env=environ,
             )  # fmt: skip
-            link, _ = await loop.create_unix_connection(lambda: _Link(on_message, gone, closed), sock=ours)
+            link = await loop.create_unix_connection(lambda: _Link(on_message, gone, closed), sock=ours)
         except BaseException:
             ours.close()
             os.close(lifeline)
@@ -163,6 +164,12 @@ class Process:
         code = self._transport.get_returncode()
         return code if code is not None else -signal.SIGKILL
 
+    def ending(self, code: int) -> str:
+        """How it ended, in words, by what `end` returned."""
+        if not self._heard.sound:
+            return "killed, for it wrote into its connection with the daemon"
+        return _ending(code)
+
     def forget(self) -> None:
         """Gives the marks back; they can't be read any more."""
         self._marks.release()
@@ -184,8 +191,7 @@ def _memory(size_bytes: int) -> int:
 _HINTS = {signal.SIGKILL: " (out of memory?)", signal.SIGSEGV: " (a fault in native code)"}
 
 
-def ending(code: int) -> str:
-    """How a process ended, in words."""
+def _ending(code: int) -> str:
     if code >= 0:
         return f"exit code {code}"
     try:

@@ -6,6 +6,7 @@ import asyncio
 import signal
 from collections.abc import Callable
 
+from meshq.core.limits import LOG_BYTES_MAX
 from meshq.worker.backlog import Run
 from meshq.worker.output import Output
 from meshq.worker.process import Process
@@ -42,7 +43,8 @@ class Slot:
     ) -> None:
         self.number = number
         self._on_printed = on_printed
-        self.output = Output(f"slot {number}", output_bytes_max, self._print, self.present if apart else lambda: None)
+        reader, tail = (self.present, min(output_bytes_max, LOG_BYTES_MAX)) if apart else (lambda: None, 0)
+        self.output = Output(f"slot {number}", output_bytes_max, self._print, reader, tail)
         self.process: Process | None = None
         self.ready = False
         self.frame: Frame | None = None

@@ -28,3 +28,18 @@ def fails_until(path: str) -> str:
     if not Path(path).exists():
         raise FileNotFoundError(path)
     return path
+
+
+@meshq.task(retries=0)
+def goes_on(path: str) -> int:
+    """Keeps the number of its run, and waits until PATH exists; returns what it found kept."""
+    job = meshq.current()
+    found = int(job.saved or b"0")
+    job.checkpoint(str(found + 1).encode())
+    job.progress(found + 1)
+    end = time.monotonic() + GATE_WAIT_S
+    while not Path(path).exists():
+        if time.monotonic() > end:
+            raise TimeoutError("the gate was never opened")
+        time.sleep(0.02)
+    return found

@@ -85,6 +85,19 @@ async def test_an_option_out_of_range_is_refused_by_its_name_and_nothing_is_kept
     assert world.machines[node].disk.rows("SELECT backoff FROM tasks") == [("exponential",)]
 
 
+@story()
+async def test_of_many_tasks_the_one_that_nobody_could_run_is_named_by_its_place(world: SimWorld) -> None:
+    (node,) = world.nodes
+    await Worker(world, node, "w1").beat()
+    good, unknown = world.spec(), world.spec("nothing")
+    with pytest.raises(UnknownTask, match=r"^tasks\[2\]: no live node knows a task named nothing"):
+        await submit(world, node, good, world.spec(), unknown)
+    # Where it is that of all, there is nothing to be told apart.
+    with pytest.raises(UnknownTask, match=r"^no live node"):
+        await submit(world, node, unknown, world.spec("nothing"))
+    assert world.machines[node].disk.rows("SELECT id FROM tasks") == []
+
+
 # -- delays and retries ----------------------------------------------------------------------------------
 
 

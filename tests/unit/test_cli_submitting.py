@@ -93,6 +93,13 @@ def test_at_a_time_and_forgotten(twin: Twin) -> None:
     assert (one(twin).not_before_ms, one(twin).keep_s) == (round(at.timestamp() * 1000), 0.0)
 
 
+def test_a_bound_is_lifted_and_what_the_task_retries_by_itself_may_wait_in_another_way(twin: Twin) -> None:
+    assert run(["submit", "echo", "--max-running", "0", "--backoff", "linear", "--keep", "90d"]) == 0
+    spec = one(twin)
+    assert (spec.max_running, spec.backoff, spec.keep_s) == (0, "linear", 90 * 86400.0)
+    assert set(spec.unset) == {"priority", "timeout_s", "retries"}
+
+
 def test_a_priority_of_zero_is_said(twin: Twin) -> None:
     assert run(["submit", "echo", "--priority", "0", "--retries", "0"]) == 0
     assert set(one(twin).unset) == {"timeout_s", "max_running"}
@@ -103,14 +110,13 @@ def test_a_priority_of_zero_is_said(twin: Twin) -> None:
     [
         ("submit echo --delay 1m --at 18:30", "--delay and --at exclude each other"),
         ("submit echo --keep 1d --forget", "--keep and --forget exclude each other"),
-        ("submit echo --backoff linear", "--backoff needs --retries"),
         ("submit echo --backoff linear --retries 0", "--backoff needs --retries"),
         ("submit echo --backoff quadratic --retries 1", "'quadratic' is not one of 'constant', 'linear'"),
         ("submit echo --wait --forget", "--wait and --forget exclude each other"),
         ("submit echo --count 2 --key k", "--count and --key exclude each other"),
-        ("submit echo --max-running 0", "--max-running must be a whole number from 1 to 1000000, not '0'"),
+        ("submit echo --max-running -1", "--max-running must be a whole number from 0 to 1000000, not '-1'"),
         ("submit echo --retries 1001", "--retries must be a whole number from 0 to 1000"),
-        ("submit echo --keep 31d", "--keep must be a time from 0s to 30d"),
+        ("submit echo --keep 3651d", "--keep must be a time from 0s to 3650d"),
         ("submit echo --delay -1", "--delay must be a time from 0s to 30d"),
         ("run echo --forget", "--forget is for meshq submit"),
         ("map echo --over 1..2 --forget", "--forget is for submit"),

@@ -34,6 +34,7 @@ def test_what_is_left_open_is_not_sent() -> None:
     assert Options(priority=0, retries=0, max_running=0, keep_s=0).given() == {
         "priority": 0, "retries": 0, "max_running": 0, "keep_s": 0,
     }  # fmt: skip
+    assert Options(forget=True).given() == {"forget": True}
     assert Options(timeout_s=math.inf).given() == {"timeout_s": None}
 
 
@@ -80,12 +81,24 @@ async def test_no_limit_is_another_thing_than_none_said(tmp_path: Path, twin: Tw
         (Options(max_running=-1), "max_running"),
         (Options(keep_s=-1.0), "keep_s"),
         (Options(retries=1001), "retries"),
+        (Options(forget=True, keep_s=5.0), "forget and keep_s"),
+        (Options(backoff="linear", retries=0), "backoff"),
     ],
 )
 async def test_a_wrong_option_is_named(tmp_path: Path, twin: Twin, options: Options, words: str) -> None:
     async with AsyncClient(tmp_path) as client:
         with pytest.raises(Malformed, match=f"^{words}"):
             await client.with_options(options).submit("echo")
+    assert not twin.tasks
+
+
+async def test_a_key_would_make_one_task_of_many(tmp_path: Path, twin: Twin) -> None:
+    async with AsyncClient(tmp_path) as client:
+        keyed = client.options(key="k")
+        with pytest.raises(Malformed, match=r"^key: would make one task of all of them"):
+            await keyed.submit_many("echo", [(1,), (2,)])
+        with pytest.raises(Malformed, match=r"^key"):
+            _ = [result async for result in keyed.map("echo", [1, 2])]
     assert not twin.tasks
 
 

@@ -19,7 +19,7 @@ from meshq.store.inline import memory_connection
 from meshq.store.queue import Budget
 
 PEN = Pen("a", 1, True)
-BY_HAND = "only POST /task/1/retry, or retry() of a client, runs it again"
+BY_HAND = "run it again with: meshq retry 1"
 ERROR = msgspec.msgpack.encode({"type": "ValueError", "message": "no", "traceback": "tb"})
 
 

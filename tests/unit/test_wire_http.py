@@ -102,6 +102,13 @@ async def test_a_batch_with_every_option(desk: Desk) -> None:
     assert (second.name, second.not_before_ms, second.payload) == ("g", 12, values.pack_arguments([], {}))
 
 
+async def test_a_time_to_come_and_nothing_to_be_kept(desk: Desk) -> None:
+    body = {"name": "f", "at": "2030-01-02T03:04:05.678+00:00", "forget": True, "backoff": "linear"}
+    _, answer = await desk.json("POST", "/submit-task", body)
+    spec = desk.service.specs[answer["ids"][0]]
+    assert (spec.not_before_ms, spec.keep_s, spec.backoff) == (1893553445678, 0.0, "linear")
+
+
 async def test_no_timeout_is_said_by_null_and_is_not_left_to_the_task(desk: Desk) -> None:
     _, answer = await desk.json("POST", "/submit-task", {"name": "f", "timeout_s": None, "priority": 0})
     spec = desk.service.specs[answer["ids"][0]]

@@ -42,6 +42,20 @@ async def test_a_child_that_dies_costs_its_run_one_attempt_and_nothing_else(
         assert [event for event, _ in desk.events] == ["child_died"]
 
 
+@pytest.mark.parametrize("what", [b"\0", b"\xff"])
+async def test_a_task_that_writes_over_all_that_its_child_has_open_is_charged_for_it(
+    tmp_path: Path, what: bytes
+) -> None:
+    async with opened(tmp_path, 1) as desk:
+        filling = desk.job("fills_pipes", what)
+        desk.pool.put([filling, desk.job("echo", 1)])
+        (outcome,) = await desk.ended(filling)
+        assert outcome.kind == "crashed"
+        words = "the child that ran it died: killed, for it wrote into its connection with the daemon"
+        assert error(outcome)["message"] == words
+        assert (await desk.call("echo", 1)).kind == "done"
+
+
 async def test_kill_9_from_outside(tmp_path: Path) -> None:
     async with opened(tmp_path, 1) as desk:
         pids = tmp_path / "pids"

@@ -59,6 +59,7 @@ def floods(size_bytes):
     line = "x" * 99 + chr(10)
     for _ in range(size_bytes // 100):
         sys.stdout.write(line)
+    print("the end")
 
 @task
 def closes():
@@ -191,16 +192,17 @@ async def test_a_run_that_prints_100_mb_is_cut_off_and_disturbs_nobody(tmp_path:
         desk.pool.put([flood, *others])
         await desk.ended(flood, *others)
         text = printed.of[flood.id].decode()
-        assert 200_000 < len(text) < 201_000
-        assert text.count("printed more than 200000 bytes within a minute; the rest is left out") == 1
+        # A second minute may have begun.
+        assert 400_000 < len(text) < 801_000
+        assert text.count("printed more than 200000 bytes within a minute; the rest is left out but for its end") >= 1
+        assert text.endswith("x\nthe end\n"), "the last words are the ones that count"
         assert {outcome.kind for outcome in desk.given} == {"done"}
-        # Whoever prints in the same slot within the same minute is told so in a log of its own.
-        jobs = [desk.job("says", "unheard") for _ in range(50)]
+        # Whoever prints in the same slot within the same minute is heard all the same.
+        jobs = [desk.job("says", "heard") for _ in range(50)]
         desk.pool.put(jobs)
         await desk.ended(*jobs)
         said = [printed.of[job.id].decode() for job in jobs]
-        assert all(text == "unheard\n" or "child_output_bytes_max" in text for text in said)
-        assert any("child_output_bytes_max" in text for text in said)
+        assert all(text.endswith("heard\n") for text in said)
 
 
 async def test_a_run_that_closes_its_streams_takes_them_from_nobody_else(tmp_path: Path) -> None:

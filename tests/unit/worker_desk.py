@@ -91,6 +91,16 @@ def faults():
     ctypes.string_at(0)
 
 @task
+def fills_pipes(what):
+    for fd in range(3, 100):
+        try:
+            os.set_blocking(fd, False)
+            os.write(fd, what * 65536)
+        except OSError:
+            pass
+    time.sleep(600)
+
+@task
 def prints():
     print("to stdout")
     print("to stderr", file=sys.stderr)
