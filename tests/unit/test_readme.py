@@ -21,6 +21,7 @@ from meshq.core.requests import Answer, Request
 from meshq.node.embedded import embedded
 from meshq.wire.forms import TaskForm
 from meshq.wire.http import build_app
+from tests.executor.suite import ABSTRACT, LEFT_OUT
 from tests.unit.readme import README, ROOT, blocks, commands
 
 EXAMPLE_S = 60.0
@@ -107,6 +108,13 @@ def test_every_word_of_a_submit_has_a_row() -> None:
     assert shell == (options(submit) & options(run)) - elsewhere
     assert http == set(TaskForm.__struct_fields__) - {"name", "args", "kwargs", "payload", "id", "count"}
     assert python == {field.name for field in fields(Options)}
+
+
+def test_the_tests_of_executors_that_are_not_run_have_their_reasons() -> None:
+    shown = {name for cells in table("| test | why not |") for name in re.findall(r"`(test_\w+)`", cells[0])}
+    assert shown == set(LEFT_OUT)
+    reasons = {cells[1].replace("`", "").strip() for cells in table("| test | why not |")}
+    assert reasons >= set(LEFT_OUT.values()) - {ABSTRACT}
 
 
 def test_lines_are_no_longer_than_can_be_read() -> None:

@@ -15,7 +15,7 @@ import pytest
 from tests.executor.daemon import daemon
 from tests.unit.readme import ROOT, Block, Ids, blocks, commands, plain
 
-SECTIONS = ("Daily use", "Your own tasks", "Python", "Ten examples", "HTTP")
+SECTIONS = ("Daily use", "Your own tasks", "Python", "Ten examples", "HTTP", "Configuration")
 EXAMPLES = "Ten examples"
 COMMAND_S = 90.0
 LINES_MAX = 15
