@@ -7,68 +7,50 @@ import json
 import os
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import fields
 from pathlib import Path
 
 import click
 import pytest
 
+from meshq import AsyncClient, Client, Options
+from meshq.cli.demo import Result, result_text
 from meshq.cli.main import COMMANDS, cli
 from meshq.config import Config
+from meshq.core.requests import Answer, Request
 from meshq.node.embedded import embedded
+from meshq.wire.forms import TaskForm
+from meshq.wire.http import build_app
+from tests.executor.suite import ABSTRACT, LEFT_OUT
+from tests.unit.readme import README, ROOT, blocks, commands
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text("utf-8")
 EXAMPLE_S = 60.0
-# The row of the options that all commands take, and the commands that ask no daemon and take none of them.
-SHARED = "all but `demo` and `completion`"
-ALONE = {"demo", "completion"}
+LINE_CHARS_MAX = 125
+# What only workers and other nodes use, and what the client's own methods are made of.
+WORKERS = ("/get-task", "/submit-result", "/heartbeat", "/peer")
+INNER = ("ask", "found", "map_parts", "submit_packed", "close", "with_options")
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
-    """A fenced block of the README, and the section that it stands in."""
+class Nobody:
+    """A service that is never asked."""
 
-    section: str
-    kind: str
-    text: str
+    async def admit(self, owner: str, kind: type) -> None:
+        raise AssertionError(owner)
 
-
-def blocks() -> list[Block]:
-    """All of them, in order."""
-    found: list[Block] = []
-    section, kind, lines = "", "", list[str]()
-    for line in README.splitlines():
-        if not kind and line.startswith("## "):
-            section = line.removeprefix("## ")
-        elif not kind and line.startswith("```"):
-            kind = line.removeprefix("```")
-        elif line == "```":
-            found.append(Block(section, kind, "\n".join(lines) + "\n"))
-            kind, lines = "", []
-        elif kind:
-            lines.append(line)
-    assert not kind, "the last block has no end"
-    return found
+    async def call(self, request: Request, *, local: bool) -> Answer:
+        raise AssertionError(request)
 
 
-def examples() -> list[tuple[str, str]]:
-    """The Python programs that print something, each with what it prints."""
-    pairs = zip(blocks(), blocks()[1:], strict=False)
-    return [(code.text, printed.text) for code, printed in pairs if (code.kind, printed.kind) == ("python", "text")]
+def table(head: str) -> list[list[str]]:
+    """The cells of the table with this head."""
+    begun = README.index(head)
+    rows = README[begun : README.index("\n\n", begun)].splitlines()[2:]
+    return [re.split(r"(?<!\\)\|", row)[1:-1] for row in rows]
 
 
-def modules() -> list[str]:
-    """The Python files with tasks: those that print nothing."""
-    printing = {code for code, _ in examples()}
-    return [block.text for block in blocks() if block.kind == "python" and block.text not in printing]
-
-
-def rows() -> dict[str, str]:
-    """The rows of the table of commands, by the first words in them."""
-    begun = README.index("| command |")
-    table = README[begun : README.index("\n\n", begun)].splitlines()[2:]
-    return {re.sub(r"`meshq (\w+).*", r"\1", row.split(" | ")[0].removeprefix("| ")): row for row in table}
+def long_options(cell: str) -> set[str]:
+    """The options in a cell."""
+    return set(re.findall(r"`(--[a-z-]+)", cell))
 
 
 def options(command: click.Command) -> set[str]:
@@ -85,15 +67,60 @@ def test_two_commands_and_no_more() -> None:
 
 
 def test_the_table_names_every_command_and_every_option_of_it() -> None:
-    table = rows()
-    shared = set(re.findall(r"--[a-z-]+", table.pop(SHARED))) - {"--help"}
-    assert set(table) == set(COMMANDS)
-    for name, row in table.items():
+    own: dict[str, set[str]] = {}
+    shared: list[set[str]] = []
+    for first, second, _ in table("| command |"):
+        if found := re.match(r" `meshq (\w+)", first):
+            own[found[1]] = long_options(second)
+        else:
+            shared.append(long_options(second) - {"--help"})
+    assert set(own) == set(COMMANDS)
+    for name, named in own.items():
         command = cli.get_command(click.Context(cli), name)
         assert command is not None
-        named = set(re.findall(r"`(--[a-z-]+)", row.split(" | ")[1]))
-        assert named == options(command) - (set() if name in ALONE else shared), name
-        assert name in ALONE or shared <= options(command), name
+        # Each of the last rows belongs to those commands that have all of it.
+        groups = [group for group in shared if group <= options(command)]
+        assert named.union(*groups) == options(command), name
+
+
+def test_every_operation_has_a_row() -> None:
+    table_text = "\n".join("|".join(cells) for cells in table("| what | shell | HTTP | Python (`Client`"))
+    known = "\n".join(cells[0] for cells in table("| path |")).replace("`, `", " ")
+    app = build_app(Nobody(), None, new_id=str, wall_ms=int, body_bytes_max=1)
+    for route in app.router.routes():
+        assert route.resource is not None
+        path = route.resource.canonical
+        assert re.search(re.escape(path.rpartition("/")[2]), known) or path.startswith("/task/"), path
+        if path not in WORKERS:
+            assert re.search(re.sub(r"\\{\w+\\}", "\\\\w+", re.escape(path)), table_text), path
+    for client in (Client, AsyncClient):
+        for method in (name for name in dir(client) if not name.startswith("_") and name not in INNER):
+            assert f"{method}(" in table_text or f"client.{method}(" in README, method
+
+
+def test_every_word_of_a_submit_has_a_row() -> None:
+    cells = table("| what | shell | HTTP | Python | allowed |")
+    columns = ("|".join(row[column] for row in cells) for column in (1, 2, 3))
+    shell, http, python = (set(re.findall(r"`(-*[a-z_-]+)", column)) for column in columns)
+    submit, run = (cli.get_command(click.Context(cli), name) for name in ("submit", "run"))
+    assert submit is not None and run is not None
+    elsewhere = {name for row in table("| command |")[-3:] for name in long_options(row[1])}
+    assert shell == (options(submit) & options(run)) - elsewhere
+    assert http == set(TaskForm.__struct_fields__) - {"name", "args", "kwargs", "payload", "id", "count"}
+    assert python == {field.name for field in fields(Options)}
+
+
+def test_the_tests_of_executors_that_are_not_run_have_their_reasons() -> None:
+    shown = {name for cells in table("| test | why not |") for name in re.findall(r"`(test_\w+)`", cells[0])}
+    assert shown == set(LEFT_OUT)
+    reasons = {cells[1].replace("`", "").strip() for cells in table("| test | why not |")}
+    assert reasons >= set(LEFT_OUT.values()) - {ABSTRACT}
+
+
+def test_lines_are_no_longer_than_can_be_read() -> None:
+    text = re.sub(r"^```.*?^```$", "", README, flags=re.MULTILINE | re.DOTALL)
+    for line in text.splitlines():
+        assert len(line) <= LINE_CHARS_MAX or line.startswith("|"), line
 
 
 def test_links_lead_somewhere() -> None:
@@ -119,27 +146,19 @@ async def run(*argv: str, data_dir: Path) -> tuple[int | None, str, str]:
     return process.returncode, out.decode(), err.decode()
 
 
-async def test_the_python_examples_print_what_they_say(tmp_path: Path) -> None:
-    assert len(modules()) == 1 and len(examples()) == 2
-    tasks = tmp_path / "mytasks.py"
-    tasks.write_text(modules()[0], "utf-8")
-    async with embedded(Config(tasks=(str(tasks),), slots=1)) as data_dir:
-        for code, printed in examples():
-            found = await run(sys.executable, "-W", "error", "-c", code, data_dir=data_dir)
-            assert found == (0, printed, "")
+def test_the_demo_shows_what_it_ends_with() -> None:
+    shown = next(block.text for block in blocks() if block.section == "The first minute" and block.kind == "console")
+    made = Result(
+        nodes=3, seconds=10.0, submitted=200, finished=200, lost=0, run_twice=2, finished_twice=0, killed="alpha",
+        leader="beta", without_leader_s=0.6,
+    )  # fmt: skip
+    assert shown.endswith(f"\n\n{result_text(made)}\n")
 
 
 def consoles(pattern: str) -> list[tuple[str, str]]:
     """The commands in the README's transcripts that this pattern finds, each with all that it printed."""
-    found = []
-    for block in blocks():
-        if block.kind == "console":
-            for entry in re.split(r"^(?=\w*\$ )", block.text, flags=re.MULTILINE):
-                line, _, printed = entry.partition("\n")
-                command = line.partition("$ ")[2]
-                if re.match(pattern, command):
-                    found.append((command, printed))
-    return found
+    shown = (each for block in blocks() if block.kind == "console" for each in commands(block.text))
+    return [(command, printed) for command, printed in shown if re.match(pattern, command)]
 
 
 @pytest.mark.parametrize(("command", "printed"), consoles(r"meshq run .*; echo"), ids=lambda text: text.split(";")[0])
