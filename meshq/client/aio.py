@@ -110,8 +110,9 @@ class AsyncClient(Watching):
             UnknownTask, BadArguments: As for `submit`; it says how many were kept before.
             Malformed: An option is wrong; a key is none for several tasks.
         """
-        options = self._for_many()
-        handles = await self._submit(name, [(tuple(args), kwargs) for args in arguments], options)
+        calls = [(tuple(args), kwargs) for args in arguments]
+        options = self._for_many() if len(calls) > 1 else self._batched(new_ids(1)[0])
+        handles = await self._submit(name, calls, options)
         return Batch(self, options.batch or "", handles)
 
     async def submit_packed(
