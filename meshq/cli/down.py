@@ -7,13 +7,15 @@ import json
 
 import click
 
-from meshq.cli.common import Command, Local, Number, local_options
+from meshq.cli.amounts import Duration
+from meshq.cli.common import Command, Local, local_options
 from meshq.cli.stopping import stopped
+from meshq.core.limits import TIMEOUT_S_MAX
 
 
 @click.command(cls=Command)
 @click.option(
-    "--timeout", "timeout_s", type=Number(0), default=60.0, metavar="SECONDS",
+    "--timeout", "timeout_s", type=Duration(0, TIMEOUT_S_MAX), default=60.0, metavar="TIME",
     help="How long to wait until it is gone.  [default: 60]",
 )  # fmt: skip
 @local_options

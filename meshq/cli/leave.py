@@ -8,9 +8,11 @@ import json
 import click
 
 from meshq.cli import render
+from meshq.cli.amounts import Duration
 from meshq.cli.asking import agreed, status_of
-from meshq.cli.common import Command, Local, Number, local_options
+from meshq.cli.common import Command, Local, local_options
 from meshq.cli.stopping import stopped
+from meshq.core.limits import TIMEOUT_S_MAX
 from meshq.core.reports import Status
 from meshq.errors import StoreError
 from meshq.store.identity import ID_FILE
@@ -19,7 +21,7 @@ from meshq.store.identity import ID_FILE
 @click.command(cls=Command)
 @click.option("--yes", is_flag=True, help="Don't ask.")
 @click.option(
-    "--timeout", "timeout_s", type=Number(0), default=60.0, metavar="SECONDS",
+    "--timeout", "timeout_s", type=Duration(0, TIMEOUT_S_MAX), default=60.0, metavar="TIME",
     help="How long to wait until the daemon is gone.  [default: 60]",
 )  # fmt: skip
 @local_options

@@ -7,11 +7,13 @@ import asyncio
 import click
 
 from meshq.cli import render
-from meshq.cli.common import Command, Local, Number, client_options, note, note_lines
+from meshq.cli.amounts import Duration
+from meshq.cli.common import Command, Local, client_options, note, note_lines
 from meshq.cli.completing import ids
 from meshq.cli.progress import finished
 from meshq.client.record import Record
 from meshq.core.ids import short
+from meshq.core.limits import TIMEOUT_S_MAX
 from meshq.core.task import State
 
 
@@ -19,7 +21,7 @@ from meshq.core.task import State
 @click.argument("task_id", metavar="ID", shell_complete=ids)
 @click.option("--wait", is_flag=True, help="Wait until it is finished.")
 @click.option(
-    "--timeout", "timeout_s", type=Number(0), metavar="SECONDS",
+    "--timeout", "timeout_s", type=Duration(0, TIMEOUT_S_MAX), metavar="TIME",
     help="Wait at most so long; exit with 1 if it is not finished by then.",
 )  # fmt: skip
 @click.option("--traceback", is_flag=True, help="If it failed, show where.")

@@ -10,8 +10,10 @@ from contextlib import aclosing
 import click
 
 from meshq.cli import render
+from meshq.cli.amounts import Duration
 from meshq.cli.asking import status_of
 from meshq.cli.common import Command, Local, Number, client_options, note, on_interrupt
+from meshq.core.limits import TIMEOUT_S_MAX
 from meshq.core.reports import Status
 from meshq.errors import MeshqError, NoDaemon
 
@@ -26,7 +28,7 @@ HEARD_S = 3.0
 @click.option("--wait", is_flag=True, help="Wait until a leader with a majority and --nodes nodes are there.")
 @click.option("--nodes", type=Number(1, whole=True), metavar="N", help="With --wait: how many.  [default: 1]")
 @click.option(
-    "--timeout", "timeout_s", type=Number(0), default=60.0, metavar="SECONDS",
+    "--timeout", "timeout_s", type=Duration(0, TIMEOUT_S_MAX), default=60.0, metavar="TIME",
     help="With --wait: exit with 1 if they are not there by then.  [default: 60]",
 )  # fmt: skip
 @client_options

@@ -135,3 +135,9 @@ def test_contradictions_are_refused_by_name(args: str, says: str, twin: Twin, ca
 def test_waiting_for_what_has_options(twin: Twin, capsys: Capture) -> None:
     assert run(["submit", "echo", "1", "--retries", "2", "--backoff", "constant", "--wait", "--json"]) == 0
     assert [json.loads(line).get("state") for line in capsys.readouterr().out.splitlines()] == [None, "done"]
+
+
+@pytest.mark.parametrize("command", ["result 3f2a9c1d", "status --wait", "down", "leave --yes", "cancel 3f2a9c1d"])
+def test_a_wait_is_written_as_any_time(command: str, capsys: Capture) -> None:
+    assert run([*command.split(), "--timeout", "1h30m"]) == 2
+    assert "--timeout must be a time from 0s to 30d, such as 90s, 10m, 2h or 1d, not '1h30m'" in capsys.readouterr().err

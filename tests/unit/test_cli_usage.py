@@ -111,7 +111,7 @@ def test_a_wrong_tag_is_said() -> None:
         (["forget", " "], "' ' is no node: give its id"),
         (["explain", "xyz"], "'xyz' is no task id: give 4 to 32"),
         (["recover", "--ja"], "no such option '--ja'"),
-        (["leave", "--timeout", "-1"], "--timeout must be a number of at least 0, not '-1'"),
+        (["leave", "--timeout", "-1"], "--timeout must be a time from 0s to 30d, such as 90s, 10m, 2h or 1d, not '-1'"),
         (["tasks", "--state", "lost"], "'lost' is not one of"),
         (["up", "--port", "x"], "--port must be a whole number, not 'x'"),
         (["up", "--port", "9" * 400], "--port"),
