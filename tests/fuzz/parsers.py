@@ -38,7 +38,9 @@ def body(allowed: dict[str, type], names: list[str], data: bytes) -> None:
     """A request that another node forwarded, or its answer; the first byte says which."""
     name = names[data[0] % len(names)] if data else names[0]
     found = codec.decode_body(name, data[1:], allowed)
-    assert codec.decode_body(name, codec.encode_body(found), allowed) == found
+    # Compared as bytes: a number that is none equals nothing, itself neither.
+    once = codec.encode_body(found)
+    assert codec.encode_body(codec.decode_body(name, once, allowed)) == once
 
 
 def value(data: bytes) -> None:
