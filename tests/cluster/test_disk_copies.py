@@ -206,8 +206,9 @@ def test_a_wall_clock_that_jumps_changes_nothing(cluster: MakeCluster, clocks: W
     assert three.wait_answer(leader)["node"] == node
     wait_in_sync(three, third, node)
     more = submit(second, 30)
-    three.wait_done(third, 180, 90)
-    assert ids_done(second) == ids_done(leader) == ids | more
+    for daemon in (second, leader, third):  # each as it sees it: one that has no leader just then is behind
+        three.wait_done(daemon, 180, 90)
+        assert ids_done(daemon) == ids | more
     with Client(third.data_dir) as client:
         workers = {record.worker for record in client.tasks() if record.id in more}
     assert node in workers, "the machine that came back got no work"
