@@ -230,7 +230,15 @@ class Ledger:
 
     def _is_there(self, held: dict[Row, Key], row: Row, key: Key) -> bool:
         here = held.get(row)
-        return (here is not None and here >= min(key, _dissolved(row, key))) or row in self.dropped
+        if here is not None and here >= min(key, _dissolved(row, key)):
+            return True
+        return row in self.dropped or _came_late(held, row)
+
+
+def _came_late(held: dict[Row, Key], row: Row) -> bool:
+    """Whether this is what a run kept, and came with the end of its task: it was gone before anybody saw it here."""
+    task = held.get(("tasks", row[1].split("/")[0]))
+    return row[0] == "payloads" and row[1].endswith(values.CHECKPOINT) and task is not None and task[0] > 0
 
 
 def _dissolved(row: Row, key: Key) -> Key:
